@@ -1,0 +1,253 @@
+"""What fits a GPU: every catalogue model in every uniform format, and every device for one model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from profiles.footprint.compiled import Compiled, compiled_catalogue
+from profiles.footprint.core import Prediction, predict, reweighted
+from profiles.footprint.facts import ModelFacts, facts_of
+from profiles.footprint.ledger import Group, Ledger, Line, ledger_of
+from profiles.footprint.levers import holds
+from profiles.footprint.schema import ServingSpec, Verdict
+from profiles.footprint.serving import filled, view_of
+from profiles.footprint.speed import (
+    CPU_EFFICIENCY,
+    DECODE_EFFICIENCY,
+    STEP_OVERHEAD_MS,
+    active_parameters,
+    weights_read,
+)
+from profiles.footprint.startup import memory_refusals, shape_refusals
+from profiles.footprint.uniform import family_formats, fused_shape, line_format
+from profiles.footprint.version import parse_version
+from profiles.footprint.weights import RankBytes, Sharding, UniformChoice, group_bytes
+from profiles.formats import Format
+from profiles.hardware.schema import Device, DeviceKind, HardwareProfile
+from profiles.models.schema import ModelProfile
+
+FAMILIES = ("16-bit", "fp8", "int8", "int4", "fp4", "w8a16")
+"""Uniform families that are ranked."""
+
+MAX_TENSOR_PARALLEL = 8
+
+
+class Ranked(NamedTuple):
+    """One (model, family, device) answer; bytes per rank, speed per request at that context."""
+
+    model_id: str
+    family: str
+    device: str
+    devices: int
+    verdict: Verdict
+    reason: str
+    weights: int
+    kv_bytes: float
+    kv_tokens: int
+    concurrency: float
+    longest_context: int
+    context: int
+    decode_tokens_s: float | None
+    decode_low: float | None
+    decode_high: float | None
+    params: int
+    license: str
+    tags: tuple[str, ...]
+
+
+def rank_models(
+    hardware: HardwareProfile,
+    spec: ServingSpec = ServingSpec(),
+    families: Sequence[str] = FAMILIES,
+    models: Iterable[Compiled] | None = None,
+) -> list[Ranked]:
+    """Every model of the catalogue in every family on one machine: what fits first, then the largest, the
+    best precision, the fastest. A model shorter than the context asked for is ranked at its own length."""
+    out: list[Ranked] = []
+    for model in compiled_catalogue() if models is None else models:
+        out += _answers(model, hardware, spec, families)
+    order = {Verdict.FITS: 0, Verdict.FITS_IF: 1, Verdict.DOES_NOT_FIT: 2}
+    precision = {family: i for i, family in enumerate(families)}
+    out.sort(key=lambda r: (order[r.verdict], -r.params, precision[r.family], r.model_id))
+    return out
+
+
+def rank_devices(
+    model: ModelProfile,
+    devices: Iterable[Device],
+    spec: ServingSpec = ServingSpec(),
+    families: Sequence[str] = FAMILIES,
+) -> list[Ranked]:
+    """Every device for one model: for each family the smallest number of that device that holds it (up to
+    8 by tensor parallelism), ordered by devices needed, then by total memory; misses last."""
+    compiled = Compiled(
+        facts_of(model), ledger_of(model), model.num_parameters, model.license or "", model.tags
+    )
+    out: list[tuple[float, Ranked]] = []
+    shared: dict[tuple[object, ...], _Pricer] = {}
+    for device in devices:
+        best: dict[str, Ranked] = {}
+        for count in _counts(compiled.facts, device, spec):
+            open_families = [f for f in families if f not in best or best[f].verdict is not Verdict.FITS]
+            if not open_families:
+                break
+            machine = HardwareProfile.model_construct(
+                devices=(device,) * count, origin="catalogue", notes=(), interconnect=None
+            )
+            changed = spec.model_copy(update={"tensor_parallel_size": count})
+            for found in _answers(compiled, machine, changed, open_families, shared):
+                best[found.family] = found
+        out += [(device.total_bytes.value * found.devices, found) for found in best.values()]
+    out.sort(key=lambda e: (e[1].verdict is not Verdict.FITS, e[0], e[1].device, families.index(e[1].family)))
+    return [ranked for _, ranked in out]
+
+
+def _counts(facts: ModelFacts, device: Device, spec: ServingSpec) -> list[int]:
+    if device.kind in (DeviceKind.CPU, DeviceKind.METAL):
+        return [1]
+    sizes = [n for n in (1, 2, 4, 8) if spec.tensor_parallel_size <= n <= MAX_TENSOR_PARALLEL]
+    return [n for n in sizes if facts.heads % n == 0] or sizes[:1]
+
+
+def _answers(
+    model: Compiled,
+    hardware: HardwareProfile,
+    spec: ServingSpec,
+    families: Sequence[str],
+    shared: dict[tuple[object, ...], _Pricer] | None = None,
+) -> list[Ranked]:
+    facts, ledger, device = model.facts, model.ledger, hardware.device
+    version = parse_version(spec.engine_version)
+    view = view_of(device)
+    context = min(spec.max_model_len or facts.max_positions or 4096, facts.max_positions or 1 << 30)
+    full = filled(spec.model_copy(update={"max_model_len": context}), facts, view, version)
+    wrong = shape_refusals(facts, hardware, full)
+    if device.kind is DeviceKind.METAL:
+        wrong = ["vLLM has no engine for Apple GPUs", *wrong]
+    sharding = Sharding(
+        facts, full.tensor_parallel_size, full.data_parallel_size, full.enable_expert_parallel
+    )
+    stored = predict(facts, ledger, view, full, version)
+    ops = active_parameters(facts, ledger)
+    key = (device.kind, device.sm, device.isa, full.tensor_parallel_size, stored.served_bytes)
+    pricer = shared.get(key) if shared is not None else None
+    if pricer is None:
+        pricer = _Pricer(ledger, sharding, stored.served_bytes, device)
+        if shared is not None:
+            shared[key] = pricer
+    plain = (
+        full.pipeline_parallel_size == 1 and not full.cpu_offload_gb and full.kv_cache_memory_bytes is None
+    )
+    out = []
+    for family in families:
+        formats = family_formats(family)
+        found = pricer.price(formats) if formats else None
+        p = stored
+        if found is None:
+            if family != "16-bit":
+                continue  # no kernel, no layer that could have it, or already quantized
+        elif plain:
+            p = reweighted(stored, [found[0]], context, version)
+        else:
+            p = predict(facts, ledger, view, full, version, UniformChoice(found[1].get))
+        refusals = wrong or memory_refusals(facts, view, full, p, version)
+        fits = not refusals and holds(p, full, version)
+        reason = "" if fits else refusals[0] if refusals else "fewer requests than asked for"
+        low, value, high = _decode(facts, ops, device, full, p)
+        longest = p.cache.longest(p.blocks_low, spec.concurrency, facts.max_positions or context)
+        rank = p.ranks[p.tight]
+        out.append(
+            Ranked(
+                facts.model_id,
+                family,
+                device.name,
+                full.tensor_parallel_size * full.pipeline_parallel_size * full.data_parallel_size,
+                Verdict.FITS if fits else _shorter(longest, context, wrong),
+                reason,
+                rank.weights,
+                max(0.0, rank.available.value),
+                p.capacity.tokens,
+                p.capacity.concurrency,
+                longest,
+                context,
+                value,
+                low,
+                high,
+                model.params,
+                model.license,
+                model.tags,
+            )
+        )
+    return out
+
+
+def _shorter(longest: int, context: int, wrong: list[str]) -> Verdict:
+    """A usable shorter context is a lever; parallel sizes that do not divide are not."""
+    return Verdict.FITS_IF if not wrong and 1024 <= longest < context else Verdict.DOES_NOT_FIT
+
+
+class _Pricer:
+    """Weights of one model in family after family: only quantizable groups are priced again."""
+
+    def __init__(self, ledger: Ledger, sharding: Sharding, served_bytes: int, device: Device) -> None:
+        self._sharding, self._width, self._device = sharding, served_bytes, device
+        self._known: dict[tuple[Format, ...], tuple[RankBytes, dict[Line, Format]] | None] = {}
+        self._cuda = device.kind is not DeviceKind.CPU
+        self._tied = sharding.facts.tied
+        self._rest = RankBytes()
+        self._rest.total = sharding.facts.rope_elements * self._width
+        self._groups: list[tuple[Group, tuple[tuple[int, int] | None, ...]]] = []
+        for group in ledger.groups:
+            shapes = tuple(fused_shape(group, line, sharding) for line in group.lines)
+            if any(shapes):
+                self._groups.append((group, shapes))
+            else:
+                nothing = (None,) * len(group.lines)
+                held = group_bytes(group, nothing, sharding, self._width, cuda=self._cuda)
+                self._rest.add(group, held, self._tied)
+
+    def price(self, formats: tuple[Format, ...]) -> tuple[RankBytes, dict[Line, Format]] | None:
+        """The rank's bytes and the format of each kind of layer; None when no layer takes any format."""
+        if formats not in self._known:
+            self._known[formats] = self._price(formats)
+        return self._known[formats]
+
+    def _price(self, formats: tuple[Format, ...]) -> tuple[RankBytes, dict[Line, Format]] | None:
+        total = RankBytes()
+        total.total, total.experts, total.unread = (
+            self._rest.total,
+            self._rest.experts,
+            self._rest.unread,
+        )
+        table: dict[Line, Format] = {}
+        for group, shapes in self._groups:
+            chosen = [line_format(group, s, formats, self._device) if s else None for s in shapes]
+            table.update(
+                {line: fmt for line, fmt in zip(group.lines, chosen, strict=True) if fmt is not None}
+            )
+            held = group_bytes(group, chosen, self._sharding, self._width, cuda=self._cuda)
+            total.add(group, held, self._tied)
+        return (total, table) if table else None
+
+
+def _decode(
+    facts: ModelFacts, parameters: float, device: Device, spec: ServingSpec, p: Prediction
+) -> tuple[float | None, float | None, float | None]:
+    """Tokens per second of one request alone, at a quarter of the context: bytes read over bandwidth."""
+    if device.bandwidth_bytes_s is None or device.bandwidth_bytes_s.value <= 0:
+        return None, None, None
+    assert spec.max_model_len is not None
+    moved = sum(weights_read(facts, r.read, 1, float(r.weights)) for r in p.ranks)
+    moved += p.cache.request_blocks(max(1, spec.max_model_len // 4)) * sum(p.cache.block_bytes)
+    peak = next((device.peak_ops[k].value for k in ("bf16", "fp16", "fp32") if k in device.peak_ops), 0.0)
+    ops = 2 * parameters / spec.tensor_parallel_size
+    ends = CPU_EFFICIENCY if device.kind is DeviceKind.CPU else DECODE_EFFICIENCY
+    rates = []
+    for efficiency, overhead in zip(ends, reversed(STEP_OVERHEAD_MS), strict=True):
+        seconds = moved / (device.bandwidth_bytes_s.value * efficiency)
+        if peak:
+            seconds = max(seconds, ops / (peak * efficiency))
+        rates.append(1 / (seconds + overhead / 1e3))
+    low, value, high = rates
+    return low, value, high

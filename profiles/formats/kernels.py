@@ -1,0 +1,169 @@
+"""Which kernel of the engine runs a format on a device, or why none does.
+
+Rules read from the source of vLLM 0.32 (`vllm/model_executor/kernels/linear/` and
+`compressed_tensors/schemes/*.get_min_capability`), restated here so that planning needs no engine.
+The validation stage checks the prediction against what the engine really chose.
+"""
+
+from __future__ import annotations
+
+from profiles.formats.menu import MENU
+from profiles.formats.schema import Activations, Format
+from profiles.hardware.schema import Device, DeviceKind
+from profiles.provenance import Contract
+
+TORCH_INT4_KERNEL = "AdvisorTorchInt4LinearKernel"
+"""Our own vLLM plugin kernel (tuners/engine/cpu_int4.py): x86 CPUs without AVX-512 have no INT4 kernel
+in vLLM's CPU build (`_C_AVX2` registers no `cpu_gemm_wna16`), PyTorch's int4 packed matmul serves there."""
+
+
+class KernelSupport(Contract):
+    """The answer for one (format, shape, device): `kernel` is None when nothing runs it."""
+
+    kernel: str | None
+    native: bool = False  # the arithmetic type itself is in the hardware
+    reason: str
+    slow: bool = False
+
+    @property
+    def runs(self) -> bool:
+        """Whether the engine can serve the format there."""
+        return self.kernel is not None
+
+
+def kernel_support(
+    fmt: Format, device: Device, out_features: int | None = None, in_features: int | None = None
+) -> KernelSupport:
+    """The kernel that vLLM picks for `fmt` on `device`; shape rules apply when a shape is given.
+
+    `out_features` and `in_features` are those of the engine's fused layer on one rank.
+    """
+    if out_features is not None and in_features is not None:
+        problem = fmt.shape_problem(out_features, in_features)
+        if problem:
+            return KernelSupport(kernel=None, reason=problem)
+    if fmt.family == "16-bit":
+        return KernelSupport(kernel="UnquantizedLinearMethod", native=True, reason="not quantized")
+    if device.kind is DeviceKind.CPU:
+        return _on_cpu(fmt, device, out_features, in_features)
+    if device.kind is DeviceKind.CUDA and device.sm is not None:
+        return _on_cuda(fmt, device.sm, out_features, in_features)
+    return KernelSupport(
+        kernel=None,
+        reason=f"no kernel table for {device.kind.value} devices: only CUDA and CPU are covered",
+    )
+
+
+def _on_cpu(fmt: Format, device: Device, n: int | None, k: int | None) -> KernelSupport:
+    isa = set(device.isa)
+    if "avx2" not in isa:
+        return KernelSupport(kernel=None, reason="vLLM's x86 CPU build needs at least AVX2")
+    if fmt.family == "int4":
+        if "avx512f" in isa:
+            if n is not None and k is not None and (n % 32 or k % 32):
+                return KernelSupport(
+                    kernel=None,
+                    reason=f"CPUWNA16 wants in/out multiples of 32, got in {k}, out {n}",
+                )
+            return KernelSupport(
+                kernel="CPUWNA16LinearKernel", reason="INT4 weights unpacked in registers (AVX-512)"
+            )
+        if fmt.group_size not in (32, 64, 128, 256):
+            return KernelSupport(kernel=None, reason="PyTorch's int4 kernel takes groups of 32 to 256")
+        if n is not None and n % 16:
+            return KernelSupport(
+                kernel=None, reason=f"PyTorch's int4 kernel wants out multiples of 16, got {n}"
+            )
+        return KernelSupport(
+            kernel=TORCH_INT4_KERNEL,
+            reason="no AVX-512: vLLM's own INT4 kernel is not built for this CPU; "
+            "Advisor's vLLM plugin serves it with PyTorch's int4 kernel",
+        )
+    if fmt.name == "W8A8":
+        vnni = bool(isa & {"avx512_vnni", "avx_vnni", "amx_int8"})
+        return KernelSupport(
+            kernel="CPUInt8ScaledMMLinearKernel",
+            native=vnni,
+            reason="oneDNN INT8" + (" with VNNI/AMX" if vnni else ", without VNNI"),
+        )
+    if fmt.name == "FP8_DYNAMIC":
+        if "amx_fp8" in isa:
+            return KernelSupport(kernel="CPUFP8W8A8ScaledMMLinearKernel", native=True, reason="AMX-FP8")
+        return KernelSupport(
+            kernel="ChannelWiseTorchFP8ScaledMMLinearKernel",
+            slow=True,
+            reason="plain PyTorch fallback: runs, but slower than INT8 at the same size",
+        )
+    return KernelSupport(kernel=None, reason=f"vLLM's x86 CPU build has no kernel for {fmt.name}")
+
+
+def _on_cuda(fmt: Format, sm: int, n: int | None, k: int | None) -> KernelSupport:
+    if fmt.family == "int4" or fmt.name == "W8A16":
+        return _weight_only_int_cuda(fmt, sm, n, k)
+    if fmt.name == "W8A8":
+        if sm >= 100:
+            return KernelSupport(
+                kernel=None,
+                reason="INT8 W8A8 crashes at start on Blackwell (vLLM issue 54311): use FP8_DYNAMIC",
+            )
+        if sm < 75:
+            return KernelSupport(
+                kernel=None, reason=f"INT8 tensor cores need compute capability 7.5, got {sm}"
+            )
+        return KernelSupport(kernel="CutlassInt8ScaledMMLinearKernel", native=True, reason="CUTLASS INT8")
+    if fmt.family == "fp8":
+        if sm >= 89:
+            block = fmt.name == "FP8_BLOCK"
+            return KernelSupport(
+                kernel="CutlassFp8BlockScaledMMKernel" if block else "CutlassFP8ScaledMMLinearKernel",
+                native=True,
+                reason="FP8 tensor cores",
+            )
+        if sm >= 75:
+            return KernelSupport(
+                kernel="MarlinFP8ScaledMMLinearKernel",
+                reason="no FP8 tensor cores below 8.9: weights stay FP8, arithmetic is 16-bit (Marlin)",
+            )
+        return KernelSupport(kernel=None, reason=f"FP8 needs compute capability 7.5, got {sm}")
+    if fmt.activations in (Activations.NVFP4, Activations.MXFP4):
+        floor = 75 if fmt.name == "NVFP4" else 80
+        if sm >= 100:
+            return KernelSupport(
+                kernel="FlashInferCutlassNvFp4LinearKernel"
+                if fmt.name == "NVFP4"
+                else "FlashInferMxFp4LinearKernel",
+                native=True,
+                reason="FP4 tensor cores",
+            )
+        if sm >= floor:
+            return KernelSupport(
+                kernel="MarlinNvFp4LinearKernel" if fmt.name == "NVFP4" else "MarlinMxFp4LinearKernel",
+                reason="no FP4 tensor cores below Blackwell: weight-only, arithmetic is 16-bit",
+            )
+        return KernelSupport(
+            kernel=None, reason=f"{fmt.name} needs compute capability {floor / 10}, got {sm / 10}"
+        )
+    return KernelSupport(kernel=None, reason=f"no rule for {fmt.name} on CUDA")
+
+
+def _weight_only_int_cuda(fmt: Format, sm: int, n: int | None, k: int | None) -> KernelSupport:
+    if sm < 75:
+        return KernelSupport(
+            kernel=None, reason=f"weight-only INT needs compute capability 7.5, got {sm / 10}"
+        )
+    if sm == 90 and (k is None or k % 128 == 0) and (n is None or n % 128 == 0):
+        return KernelSupport(kernel="MacheteLinearKernel", reason="Machete (Hopper)")
+    if n is None or k is None or (n % 64 == 0 and k % 128 == 0):
+        return KernelSupport(kernel="MarlinLinearKernel", reason="Marlin")
+    if sm >= 80 and n % 8 == 0 and k % 32 == 0:
+        return KernelSupport(
+            kernel="ExllamaLinearKernel" if fmt.weight_bits == 4 else "ConchLinearKernel",
+            slow=True,
+            reason=f"Marlin wants out % 64 and in % 128, got out {n}, in {k}: a slower kernel serves it",
+        )
+    return KernelSupport(kernel=None, reason=f"no weight-only kernel takes out {n}, in {k} on sm_{sm}")
+
+
+def supported_formats(device: Device) -> dict[str, KernelSupport]:
+    """Every format of the menu with its answer on `device`, shapes aside."""
+    return {name: kernel_support(fmt, device) for name, fmt in MENU.items()}

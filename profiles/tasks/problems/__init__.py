@@ -1,0 +1,1 @@
+"""Generators of the bundled `math` and `code` texts (`python -m profiles.tasks.problems.write`)."""

@@ -1,0 +1,184 @@
+"""Tasks by name: YAML files of the catalogue, the bundled texts, or a file of the user's own."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from profiles.errors import UsageError, nearest
+from profiles.provenance import Contract
+from profiles.tasks.own_text import SUFFIXES, read_own_text
+from profiles.tasks.published import PublishedScore
+from profiles.tasks.schema import Sensitivity, TaskProfile, TextSplits
+from profiles.tasks.split import MIN_DOCUMENTS, fingerprint, split_documents, unique
+
+DEFAULT_PPL_RATIO: dict[Sensitivity, float] = {"low": 1.10, "medium": 1.06, "high": 1.03}
+"""Quality floor by sensitivity: quantized perplexity over the original's. A choice of this project, not
+a result: uniform INT8 or FP8 stays under 1.01 and a good INT4 between 1.02 and 1.06 of LLaMA-2-70B's
+perplexity (3.12 against 3.13-3.20), so `high` admits 8-bit and near-lossless mixes only."""
+
+PROMPT_COUNT = 6
+"""Prompts kept from a user's own file for generations side by side."""
+
+
+class CatalogueEntry(Contract):
+    """One YAML file of the catalogue. `texts` names a bundled set; without one the generic set serves."""
+
+    name: str
+    title: str
+    aliases: tuple[str, ...] = ()
+    prior: Sensitivity
+    prior_source: str
+    texts: str | None = None
+    origin: str | None = None  # where the texts named there come from
+    quality_floor_ppl_ratio: float | None = Field(default=None, ge=1, allow_inf_nan=False)
+    scores: tuple[PublishedScore, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+GENERIC = "generic"
+OWN_LICENCE = "Apache-2.0"
+
+
+def list_tasks() -> list[TaskProfile]:
+    """Every task of the catalogue, by name."""
+    return [_from_entry(entry) for entry in _catalogue().values()]
+
+
+def load_task(name_or_path: str | Path) -> TaskProfile:
+    """A task of the catalogue by name or alias, or the user's own text by path.
+
+    Raises:
+        UsageError: no such task, or a file that cannot serve as task text.
+    """
+    text = str(name_or_path).strip()
+    entry = _find_entry(text) if isinstance(name_or_path, str) else None
+    if entry is not None:
+        return _from_entry(entry)
+    try:
+        path = Path(text).expanduser()
+        exists = bool(text) and path.exists()
+    except (OSError, RuntimeError) as exc:
+        raise UsageError("not a path that can be read", where=f"{text:.120}", got=str(exc)[:200]) from exc
+    if exists:
+        return _from_file(path)
+    if path.suffix.lower() in SUFFIXES or "/" in text:
+        raise UsageError(
+            "no such task text", where=text, next_step="give the path of a .txt, .md or .jsonl file"
+        )
+    raise UsageError(
+        f"unknown task {text!r}",
+        got=text,
+        allowed=nearest(text, [n for e in _catalogue().values() for n in (e.name, *e.aliases)]),
+        next_step="name a task of the catalogue, or give the path of your own .txt or .jsonl file",
+    )
+
+
+def _find_entry(name: str) -> CatalogueEntry | None:
+    key = name.lower().replace("_", "-").replace(" ", "-")
+    for entry in _catalogue().values():
+        if key in (entry.name, *entry.aliases):
+            return entry
+    return None
+
+
+@cache
+def _catalogue() -> dict[str, CatalogueEntry]:
+    found: dict[str, CatalogueEntry] = {}
+    for file in sorted(files("profiles.tasks").joinpath("catalogue").iterdir(), key=lambda f: f.name):
+        if file.name.endswith(".yaml"):
+            entry = _read_entry(file)
+            found[entry.name] = entry
+    return found
+
+
+def _read_entry(file: Traversable) -> CatalogueEntry:
+    try:
+        return CatalogueEntry.model_validate(YAML(typ="safe").load(file.read_text(encoding="utf-8")))
+    except (YAMLError, ValidationError) as exc:
+        raise UsageError("a file of the task catalogue is wrong", where=str(file), got=str(exc)) from exc
+
+
+@cache
+def bundled_texts(name: str) -> TextSplits:
+    """The splits of a bundled set (`profiles/tasks/data/<name>`)."""
+    folder = files("profiles.tasks").joinpath("data", name)
+
+    def texts(part: str) -> tuple[str, ...]:
+        lines = folder.joinpath(f"{part}.jsonl").read_text(encoding="utf-8").splitlines()
+        return tuple(str(json.loads(line)["text"]) for line in lines)
+
+    return TextSplits(
+        search=texts("search"), select=texts("select"), evaluate=texts("evaluate"), prompts=texts("prompts")
+    )
+
+
+@cache
+def _from_entry(entry: CatalogueEntry) -> TaskProfile:
+    own = entry.texts is not None
+    if own:
+        origin = entry.origin or "written for this project"
+    else:
+        origin = f"no texts of its own yet: the generic set, written for this project, serves {entry.title!r}"
+    return TaskProfile(
+        name=entry.name,
+        title=entry.title,
+        prior=entry.prior,
+        prior_source=entry.prior_source,
+        origin=origin,
+        licence=OWN_LICENCE,
+        quality_floor_ppl_ratio=entry.quality_floor_ppl_ratio or DEFAULT_PPL_RATIO[entry.prior],
+        quality_floor_source=f"this project's default for {entry.prior} sensitivity, a choice",
+        splits=bundled_texts(entry.texts or GENERIC),
+        prior_losses=tuple(score.as_loss() for score in entry.scores),
+        own_texts=own,
+        notes=entry.notes,
+    )
+
+
+def _from_file(path: Path) -> TaskProfile:
+    found = read_own_text(path)
+    documents, repeats = unique(found.documents)
+    distinct = len({fingerprint(d.split_on) for d in documents})
+    if distinct < MIN_DOCUMENTS:
+        repeated = f" ({repeats} repeated)" if repeats else ""
+        raise UsageError(
+            "too few documents to keep search and evaluation apart",
+            where=str(path),
+            got=f"{distinct} distinct document(s){repeated}",
+            allowed=f"at least {MIN_DOCUMENTS}, one for each of search, select and evaluate; 100 or more "
+            "give usable intervals",
+            next_step="separate documents by blank lines (.txt), or put one on each line (.jsonl)",
+        )
+    parts = split_documents(documents)
+    prompts = tuple(d.prompt for d in parts["evaluate"] if d.prompt)[:PROMPT_COUNT]
+    notes = [*found.notes]
+    if repeats:
+        notes.append(f"{repeats} repeated document(s) dropped")
+    if not prompts:
+        prompts = bundled_texts(GENERIC).prompts
+        notes.append("generations side by side use the generic prompts: the file has none of its own")
+    return TaskProfile(
+        name="custom",
+        title=f"Your own text ({path.name})",
+        prior="high",
+        prior_source="unknown task: the cautious default until it is measured",
+        origin=str(path),
+        licence="yours",
+        quality_floor_ppl_ratio=DEFAULT_PPL_RATIO["high"],
+        quality_floor_source="this project's default for high sensitivity, a choice",
+        splits=TextSplits(
+            search=tuple(d.text for d in parts["search"]),
+            select=tuple(d.text for d in parts["select"]),
+            evaluate=tuple(d.text for d in parts["evaluate"]),
+            prompts=prompts,
+        ),
+        notes=tuple(notes),
+    )
