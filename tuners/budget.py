@@ -1,0 +1,107 @@
+"""Memory budgets: what the user types, turned into bytes over the decision units."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+
+from profiles.errors import InfeasibleError, UsageError
+from profiles.provenance import Contract
+from tuners.plan import Unit
+
+_SIZES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12} | {
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+_PATTERN = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z%/]+)\s*$", re.IGNORECASE)
+
+
+class Budget(Contract):
+    """A budget as bytes over the units, with the smallest and largest plan around it.
+
+    `total_bytes` is the checkpoint's whole size under the budget: units plus `fixed_bytes`.
+    """
+
+    text: str
+    unit_bytes: int
+    fixed_bytes: int
+    smallest_bytes: int
+    largest_bytes: int
+    weights: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Checkpoint bytes that the budget allows."""
+        return self.unit_bytes + self.fixed_bytes
+
+    @property
+    def bits_per_weight(self) -> float:
+        """The budget as average bits per quantizable weight, scales included."""
+        return self.unit_bytes * 8 / self.weights
+
+
+def parse_budget(text: str, units: Iterable[Unit], fixed_bytes: int) -> Budget:
+    """`5.5bits` is an average over the quantizable weights (scales included); `96MiB`, `1.2GB` bound the
+    whole checkpoint; `40%` is a share of the original checkpoint.
+
+    Raises:
+        UsageError: not a budget, or one above the original model (nothing needs quantizing).
+        InfeasibleError: below the smallest plan that the menu allows; the message says the minimum.
+    """
+    listed = list(units)
+    weights = sum(u.numel for u in listed)
+    smallest = sum(min(u.bytes_as(f) for f in u.options) for u in listed)
+    largest = sum(u.bytes_as("BF16") for u in listed)
+    match = _PATTERN.match(text)
+    if match is None:
+        raise _not_a_budget(text)
+    number, unit = float(match[1]), match[2].lower()
+    if not math.isfinite(number) or number <= 0:
+        raise _not_a_budget(text)
+    if unit in {"bit", "bits", "bpw", "b/w"}:
+        unit_bytes = math.floor(number * weights / 8)
+    elif unit == "%":
+        unit_bytes = math.floor(number / 100 * (largest + fixed_bytes)) - fixed_bytes
+    elif unit in _SIZES:
+        unit_bytes = math.floor(number * _SIZES[unit]) - fixed_bytes
+    else:
+        raise _not_a_budget(text)
+    if unit_bytes >= largest:
+        raise UsageError(
+            "nothing needs quantizing: the original already fits this budget",
+            got=f"{text} = {_mib(unit_bytes + fixed_bytes)} for the checkpoint",
+            allowed=f"below {_mib(largest + fixed_bytes)}, the size of the original (16 bits per weight)",
+            next_step="serve the original, or give a smaller --budget",
+        )
+    if unit_bytes < smallest:
+        raise InfeasibleError(
+            "the budget is below the smallest possible plan",
+            got=f"{text} = {_mib(max(0, unit_bytes + fixed_bytes))} for the checkpoint",
+            allowed=f"at least {_mib(smallest + fixed_bytes)} = {smallest * 8 / weights:.3f} bits per "
+            f"quantizable weight ({_mib(fixed_bytes)} of it, embeddings and norms, stay 16-bit)",
+            next_step=f"--budget {math.ceil((smallest + fixed_bytes) / 2**20)}MiB, or a smaller model",
+        )
+    return Budget(
+        text=text,
+        unit_bytes=unit_bytes,
+        fixed_bytes=fixed_bytes,
+        smallest_bytes=smallest,
+        largest_bytes=largest,
+        weights=weights,
+    )
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"
+
+
+def _not_a_budget(text: str) -> UsageError:
+    return UsageError(
+        "not a memory budget",
+        got=text,
+        allowed="a size (96MiB, 1.2GB), an average (5.5bits per weight) or a share (40%)",
+        next_step="--budget 5.5bits",
+    )

@@ -1,0 +1,145 @@
+"""Fill the variant store: Hessians from calibration text, then every (unit, format) once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from profiles.formats import get_format
+from tuners.events import Emit, StageFinished, StageStarted, Ticker
+from tuners.model.host import ModelHost
+from tuners.model.variants import LinearVariant, VariantStore, gptq, rtn
+from tuners.plan import Unit
+
+HESSIAN_BYTES = 2 * 2**30
+"""Hessians held at once; more units than that are calibrated in further passes over the text."""
+
+
+def build_variants(
+    host: ModelHost,
+    store: VariantStore,
+    ids: Tensor,
+    *,
+    emit: Emit,
+    damping: float = 0.01,
+    batch_size: int = 4,
+    hessian_bytes: int = HESSIAN_BYTES,
+) -> int:
+    """Quantize every missing (unit, format) and return how many were made.
+
+    `ids` (sequences, tokens) calibrates GPTQ; Hessians are those of the original model's activations.
+    Finished variants are on disk at once, so an interrupted run goes on where it stopped.
+    """
+    start = time.monotonic()
+    missing = [
+        (u, f) for u in host.units.values() for f in u.options if f != "BF16" and not store.has(u.name, f)
+    ]
+    emit(
+        StageStarted(
+            stage="cache", title="quantize every unit in every format", total=len(missing), unit="variants"
+        )
+    )
+    ticker, done = Ticker(emit, "cache", len(missing)), 0
+    for unit, fmt in missing:
+        if get_format(fmt).family != "int4":
+            variants = {m.name: rtn(host.original[m.name], get_format(fmt)) for m in unit.linears}
+            store.put(unit.name, fmt, variants)
+            done += 1
+            ticker(done, f"{unit.name} {fmt} (RTN)")
+    int4 = [(u, f) for u, f in missing if get_format(f).family == "int4"]
+    for chunk in _chunks(int4, hessian_bytes):
+        hessians = collect_hessians(host, [u for u, _ in chunk], ids, batch_size)
+        for batch in _same_shape(chunk):
+            _gptq_batch(host, store, batch, hessians, damping)
+            done += len(batch)
+            ticker(done, f"{batch[-1][0].name} {batch[-1][1]} (GPTQ)")
+    emit(
+        StageFinished(stage="cache", title="variants", seconds=time.monotonic() - start, skipped=not missing)
+    )
+    return len(missing)
+
+
+def _chunks(todo: Sequence[tuple[Unit, str]], limit: int) -> Iterator[list[tuple[Unit, str]]]:
+    chunk: list[tuple[Unit, str]] = []
+    used = 0
+    for unit, fmt in todo:
+        need = 4 * unit.linears[0].in_features ** 2
+        if chunk and used + need > limit:
+            yield chunk
+            chunk, used = [], 0
+        chunk.append((unit, fmt))
+        used += need
+    if chunk:
+        yield chunk
+
+
+def _same_shape(chunk: Sequence[tuple[Unit, str]], most: int = 8) -> Iterator[list[tuple[Unit, str]]]:
+    """Batches of units with equal linear shapes and format: GPTQ's column loop then runs once for all."""
+    buckets: dict[tuple[object, ...], list[tuple[Unit, str]]] = {}
+    for unit, fmt in chunk:
+        key = (fmt, *((m.out_features, m.in_features) for m in unit.linears))
+        buckets.setdefault(key, []).append((unit, fmt))
+    for bucket in buckets.values():
+        for i in range(0, len(bucket), most):
+            yield bucket[i : i + most]
+
+
+def _gptq_batch(
+    host: ModelHost,
+    store: VariantStore,
+    batch: Sequence[tuple[Unit, str]],
+    hessians: dict[str, Tensor],
+    damping: float,
+) -> None:
+    made: dict[str, dict[str, LinearVariant]] = {u.name: {} for u, _ in batch}
+    fmt = get_format(batch[0][1])
+    for position in range(len(batch[0][0].linears)):
+        names = [u.linears[position].name for u, _ in batch]
+        results = gptq(
+            [host.original[n].clone() for n in names],
+            [hessians[u.name].clone() for u, _ in batch],
+            fmt,
+            damping,
+        )
+        for (unit, _), name, variant in zip(batch, names, results, strict=True):
+            made[unit.name][name] = variant
+    for unit, name in batch:
+        store.put(unit.name, name, made[unit.name])
+
+
+@torch.no_grad()
+def collect_hessians(
+    host: ModelHost, units: Sequence[Unit], ids: Tensor, batch_size: int
+) -> dict[str, Tensor]:
+    """2/n sum of x x^T over the tokens for the input of each unit (GPTQ, arXiv 2210.17323, eq. 3).
+
+    A unit's linears share their input, so one (in, in) float32 matrix serves them all.
+    """
+    sums = {
+        u.name: torch.zeros(u.linears[0].in_features, u.linears[0].in_features, device=host.device)
+        for u in units
+    }
+    tokens = 0
+
+    def accumulate(name: str, x: Tensor) -> None:
+        flat = x.reshape(-1, x.shape[-1]).float()
+        sums[name].addmm_(flat.t(), flat)
+
+    handles = [
+        host.linear(u.linears[0].name).register_forward_pre_hook(
+            lambda _m, args, name=u.name: accumulate(name, args[0])
+        )
+        for u in units
+    ]
+    try:
+        for start in range(0, len(ids), batch_size):
+            batch = ids[start : start + batch_size]
+            host.hidden_only(batch)
+            tokens += batch.numel()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: h.mul_(2.0 / max(tokens, 1)) for name, h in sums.items()}

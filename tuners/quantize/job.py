@@ -1,0 +1,169 @@
+"""Child process: one checkpoint, written under a temporary name, verified, then renamed.
+
+`run_child("tuners.quantize.job", spec, stage="quantize", ...)` runs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import time
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from profiles.errors import AdvisorError, EnvironmentProblem, RunFailed, UsageError
+from tuners.child import child_main, peak_rss_bytes
+from tuners.events import Emit, Message, StageFinished, StageStarted
+from tuners.quantize.groups import quantization_config
+from tuners.quantize.llmcompressor_backend import STAGE, write_checkpoint
+from tuners.quantize.preflight import check
+from tuners.quantize.schema import QuantizeResult, QuantizeSpec
+from tuners.quantize.source import Source, read_source
+from tuners.quantize.verify import verify_checkpoint
+
+MARKER = "advisor_quantize.json"
+"""Written last into a checkpoint: the request's fingerprint and the result."""
+
+SLACK_BYTES = 64 * 1024**2
+"""Tokenizer, configuration, headers: free space asked for above the tensors."""
+
+TITLE = "Quantize"
+
+
+def run(spec: QuantizeSpec, emit: Emit) -> QuantizeResult:
+    """Write and verify the checkpoint, or find that the same one is already there.
+
+    Raises:
+        UsageError: the plan, the model or `out_dir` is wrong.
+        EnvironmentProblem: disk or memory is too small.
+        RunFailed: quantization failed, or its files are not what was planned.
+    """
+    start = time.monotonic()
+    check(quantization_config(spec.units, spec.plan), spec.units, spec.plan, where=spec.plan.label or None)
+    source = read_source(spec.model_path, spec.units)
+    blocks = {u.block for u in spec.units}
+    emit(StageStarted(stage=STAGE, title=TITLE, total=len(blocks), unit="layers"))
+    out, partial = Path(spec.out_dir), spec.partial_dir
+    key = fingerprint(spec, source)
+    done = finished(out, key)
+    if done is not None:
+        verify_checkpoint(out, spec.units, spec.plan, source)
+        emit(StageFinished(stage=STAGE, title=TITLE, seconds=0, skipped=True, summary=f"{out} is up to date"))
+        return done.model_copy(update={"skipped": True})
+    _check_target(out, spec)
+    _check_disk(out, spec, source)
+    if partial.exists():
+        emit(Message(stage=STAGE, text=f"removing {partial}, left by a run that did not finish"))
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    try:
+        written = write_checkpoint(spec, source, partial, emit)
+    except (AdvisorError, MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as exc:  # whatever the library raises is one failed stage
+        raise RunFailed(
+            "llm-compressor could not quantize the model",
+            where=spec.model_path,
+            got=f"{type(exc).__name__}: {exc}"[:500],
+            next_step="the log of this stage has the details",
+        ) from exc
+    verified = verify_checkpoint(partial, spec.units, spec.plan, source)
+    seconds = time.monotonic() - start
+    result = QuantizeResult(
+        checkpoint=str(out),
+        files=(*verified.files, MARKER),
+        weight_bytes=verified.weight_bytes,
+        unit_bytes=verified.unit_bytes,
+        seconds=seconds,
+        peak_rss_bytes=peak_rss_bytes(),
+        recipe=str(out / "recipe.yaml"),
+        plan_key=spec.plan.key,
+        **written.model_dump(),
+    )
+    (partial / MARKER).write_text(f"{key}\n{result.model_dump_json()}\n", encoding="utf-8")
+    _publish(partial, out)
+    emit(
+        StageFinished(
+            stage=STAGE,
+            title=TITLE,
+            seconds=seconds,
+            peak_rss_bytes=result.peak_rss_bytes,
+            summary=f"{verified.weight_bytes / 1e6:.1f} MB of weights in {out}",
+        )
+    )
+    return result
+
+
+def fingerprint(spec: QuantizeSpec, source: Source) -> str:
+    """Hash of everything that decides the checkpoint: the request and the source's files."""
+    text = spec.model_dump_json(exclude={"out_dir", "overwrite"})
+    for path in sorted(Path(source.path).iterdir()):
+        stat = path.stat()
+        text += f"\n{path.name} {stat.st_size} {stat.st_mtime_ns}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def finished(out: Path, key: str) -> QuantizeResult | None:
+    """The result of an earlier run with the same fingerprint, if `out` holds one."""
+    with contextlib.suppress(OSError, ValueError, ValidationError):
+        old_key, _, result = (out / MARKER).read_text(encoding="utf-8").partition("\n")
+        if old_key == key:
+            return QuantizeResult.model_validate_json(result)
+    return None
+
+
+def _check_target(out: Path, spec: QuantizeSpec) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    ours = (out / MARKER).is_file()
+    if ours and spec.overwrite:
+        return
+    raise UsageError(
+        "the output folder already holds something else",
+        where=str(out),
+        got="a checkpoint of another plan or model" if ours else "files that this program did not write",
+        allowed="an empty or new folder" + (", or overwrite" if ours else ""),
+        next_step="choose another output folder, or move this one away",
+    )
+
+
+def _check_disk(out: Path, spec: QuantizeSpec, source: Source) -> None:
+    original = sum(u.numel for u in spec.units) * 2
+    needed = spec.plan.bytes_of(spec.units) + max(0, source.nbytes - original) + SLACK_BYTES
+    place = out.parent
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise EnvironmentProblem(
+            "not enough disk space for the checkpoint",
+            where=str(place),
+            got=f"{free} bytes free",
+            allowed=f"{needed} bytes",
+            next_step="free space or choose another output folder",
+        )
+
+
+def _publish(partial: Path, out: Path) -> None:
+    """Flush every file, then give the folder its final name: a reader sees all of it or nothing."""
+    for path in (*partial.iterdir(), partial):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    if out.exists():
+        old = out.with_name(out.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        out.rename(old)
+        partial.rename(out)
+        shutil.rmtree(old)
+    else:
+        partial.rename(out)
+
+
+if __name__ == "__main__":
+    child_main(QuantizeSpec, run)

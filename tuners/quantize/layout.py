@@ -1,0 +1,61 @@
+"""Which tensors compressed-tensors stores for a weight of each format: suffix, dtype, shape.
+
+Read off checkpoints written by llm-compressor 0.14 with compressed-tensors 0.19
+(`compressors/*/base.py: compression_param_names`). `profiles.formats.Format.weight_bytes` is the price
+of the same tensors; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from profiles.formats import Activations, Format, Strategy
+
+StoredTensor = tuple[str, tuple[int, ...]]
+"""safetensors dtype and shape."""
+
+MAY_BE_FLOAT32 = ("weight_global_scale", "input_global_scale")
+"""The only tensors of a quantized weight that are float32 by design (NVFP4's per-tensor scales)."""
+
+
+def stored_tensors(
+    fmt: Format, out_features: int, in_features: int, dtype: str = "BF16"
+) -> Mapping[str, StoredTensor]:
+    """Suffix to (dtype, shape) of one weight; `dtype` is the checkpoint's 16-bit type."""
+    shape = (out_features, in_features)
+    scale: tuple[int, ...]
+    match fmt.strategy:
+        case Strategy.NONE:
+            return {"weight": (dtype, shape)}
+        case Strategy.CHANNEL:
+            scale = (out_features, 1)
+        case Strategy.GROUP:
+            assert fmt.group_size is not None
+            scale = (out_features, in_features // fmt.group_size)
+        case Strategy.BLOCK:
+            assert fmt.block is not None
+            scale = (math.ceil(out_features / fmt.block[0]), math.ceil(in_features / fmt.block[1]))
+        case Strategy.TENSOR:
+            scale = (1,)
+    if fmt.packed_shape_bytes:
+        words = math.ceil(in_features * fmt.weight_bits / 32)
+        return {
+            "weight_packed": ("I32", (out_features, words)),
+            "weight_scale": (dtype, scale),
+            "weight_shape": ("I64", (2,)),
+        }
+    if fmt.activations is Activations.NVFP4:
+        return {
+            "weight_packed": ("U8", (out_features, in_features // 2)),
+            "weight_scale": ("F8_E4M3", scale),
+            "weight_global_scale": ("F32", (1,)),
+            "input_global_scale": ("F32", (1,)),
+        }
+    if fmt.activations is Activations.MXFP4:
+        return {
+            "weight_packed": ("U8", (out_features, in_features // 2)),
+            "weight_scale": ("U8", scale),
+        }
+    stored = "I8" if fmt.weight_type == "int" else "F8_E4M3"
+    return {"weight": (stored, shape), "weight_scale": (dtype, scale)}

@@ -1,0 +1,62 @@
+"""What the quantizer is asked for and what it hands back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from profiles.provenance import Contract
+from tuners.plan import PrecisionPlan, Unit
+
+Method = Literal["gptq", "rtn"]
+
+
+class QuantizeSpec(Contract):
+    """One checkpoint to write: the plan over its units, the texts that calibrate it, and the limits.
+
+    `method` is for formats of 4 bits; those of 8 bits are rounded to nearest either way (see
+    `tuners/quantize/llmcompressor_backend.py`). `compute` is the arithmetic type of calibration: `auto`
+    measures which is faster here. `overwrite` replaces an older checkpoint of this program in `out_dir`.
+    """
+
+    model_path: str
+    units: tuple[Unit, ...] = Field(min_length=1)
+    plan: PrecisionPlan
+    out_dir: str
+    calibration_texts: tuple[str, ...]
+    num_samples: int = Field(default=16, ge=1)
+    max_seq_length: int = Field(default=256, ge=8)
+    method: Method = "gptq"
+    dampening_frac: float = Field(default=0.01, gt=0, le=1)
+    seed: int = Field(default=0, ge=0)
+    max_shard_bytes: int = Field(default=5_000_000_000, ge=1_000_000)
+    trust_remote_code: bool = False
+    compute: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    overwrite: bool = False
+
+    @property
+    def partial_dir(self) -> Path:
+        """Where the checkpoint is written until it is verified."""
+        out = Path(self.out_dir)
+        return out.with_name(out.name + ".partial")
+
+
+class QuantizeResult(Contract):
+    """The checkpoint as it lies on disk. `weight_bytes` are all tensors, `unit_bytes` those of the plan's
+    units, equal to `plan.bytes_of(units)`; headers and padding are not counted."""
+
+    checkpoint: str
+    files: tuple[str, ...]
+    weight_bytes: int
+    unit_bytes: int
+    seconds: float
+    peak_rss_bytes: int
+    recipe: str
+    compute_dtype: str
+    compute_reason: str
+    calibration_tokens: int
+    methods: dict[str, str]  # format name -> "gptq" or "rtn"
+    plan_key: str
+    skipped: bool = False

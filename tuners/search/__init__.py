@@ -1,0 +1,1 @@
+"""The search: sensitivity, exact warm start, Optuna over prices, choice among finalists."""

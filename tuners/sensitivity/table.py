@@ -1,0 +1,115 @@
+"""The sensitivity table: what each (unit, format) costs, by several signals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from profiles.provenance import Contract
+
+KL = "kl"  # measured: KL of the whole model with one unit changed
+GDY2 = "gdy2"  # half the mean square of gradient . output difference: a second-order estimate of the KL
+MSE = "mse"  # squared weight error, relative to the weight's own energy
+
+
+class Cell(Contract):
+    """One (unit, format): per-sequence measured KL, and the cheap signals."""
+
+    unit: str
+    format: str
+    sequence_kl: tuple[float, ...] = ()
+    gdy2: float | None = None
+    mse: float | None = None
+
+
+class SensitivityTable(Contract):
+    """All cells measured, with how they were measured."""
+
+    cells: tuple[Cell, ...]
+    tokens: int
+    seconds: float
+    naive_forwards: int
+    suffix_forwards: float
+
+    def scores(self, signal: str, rows: Sequence[int] | None = None) -> dict[str, dict[str, float]]:
+        """unit -> format -> score by that signal; `rows` resamples the sequences of the KL signal."""
+        out: dict[str, dict[str, float]] = {}
+        for cell in self.cells:
+            value = _value(cell, signal, rows)
+            if value is not None:
+                out.setdefault(cell.unit, {})[cell.format] = max(value, 1e-12)
+        return out
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that the KL signal was measured on (the largest number of any cell)."""
+        return max((len(c.sequence_kl) for c in self.cells), default=0)
+
+    def rank_correlation(self, a: str, b: str) -> float | None:
+        """Spearman correlation of two signals over the cells that have both."""
+        from scipy.stats import spearmanr
+
+        pairs = [(_value(c, a, None), _value(c, b, None)) for c in self.cells]
+        known = [(x, y) for x, y in pairs if x is not None and y is not None]
+        if len(known) < 3:
+            return None
+        return float(spearmanr([x for x, _ in known], [y for _, y in known]).statistic)
+
+
+def _value(cell: Cell, signal: str, rows: Sequence[int] | None) -> float | None:
+    if signal == KL:
+        if not cell.sequence_kl:
+            return None
+        values = cell.sequence_kl
+        if rows is not None:
+            values = tuple(values[r % len(values)] for r in rows)
+        return float(np.mean(values))
+    return cell.gdy2 if signal == GDY2 else cell.mse
+
+
+class CellLog:
+    """Cells appended to a JSON-lines file as they are measured, so that a stopped run resumes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.cells: dict[tuple[str, str], Cell] = {}
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    cell = Cell.model_validate_json(line)
+                except ValueError:
+                    continue  # the last line of a killed run
+                self.cells[cell.unit, cell.format] = cell
+
+    def add(self, cells: Sequence[Cell]) -> None:
+        """Append and flush."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            for cell in cells:
+                file.write(json.dumps(cell.model_dump(mode="json")) + "\n")
+                self.cells[cell.unit, cell.format] = cell
+
+
+def blend(
+    signals: Mapping[str, Mapping[str, Mapping[str, float]]], weights: Mapping[str, float], exponent: float
+) -> dict[str, dict[str, float]]:
+    """Weighted geometric mean of signals, each first scaled to a median of one, to the `exponent`."""
+    scale = {
+        name: float(np.median([v for row in table.values() for v in row.values()]))
+        for name, table in signals.items()
+        if weights.get(name, 0) > 0
+    }
+    total = sum(weights[n] for n in scale) or 1.0
+    first = next(iter(scale))
+    out: dict[str, dict[str, float]] = {}
+    for unit, row in signals[first].items():
+        for fmt in row:
+            log = sum(
+                weights[n] / total * np.log(max(signals[n][unit][fmt], 1e-12) / max(scale[n], 1e-12))
+                for n in scale
+            )
+            out.setdefault(unit, {})[fmt] = float(np.exp(exponent * log))
+    return out

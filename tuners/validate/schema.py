@@ -1,0 +1,87 @@
+"""What validation found, line by line: predicted against measured, and the gates that decide."""
+
+from __future__ import annotations
+
+from profiles.provenance import Contract
+
+
+class EngineMeasurement(Contract):
+    """What one engine process (original or quantized checkpoint) showed. Bytes, tokens, seconds.
+
+    `kernels` maps the engine's module to the kernel it chose; `module_bytes` to the bytes of its loaded
+    parameters before the kernel repacked them; `token_logprobs` holds, per evaluation sequence, the
+    log-probability of each next token; `top_ids` the engine's most likely next token at each position.
+    """
+
+    checkpoint: str
+    engine_version: str
+    dtype: str
+    load_seconds: float
+    kernels: dict[str, str]
+    schemes: dict[str, str]
+    module_bytes: dict[str, int]
+    weights_bytes: int
+    kv_cache_bytes: int
+    kv_tokens: int
+    max_model_len: int
+    max_concurrency: float
+    peak_rss_bytes: int
+    perplexity: float
+    eval_tokens: int
+    kl_to_reference: float | None = None  # top-k truncated, see tuners/validate/measure.py
+    top1_agreement: float | None = None
+    generations: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+    prefill_tokens_s: float = 0.0
+    decode_tokens_s: float = 0.0
+    ttft_ms: float = 0.0
+    itl_ms: float = 0.0
+    log_path: str | None = None
+
+
+class Line(Contract):
+    """One line of the report. `tolerance` is relative; `ok` None when the line only informs."""
+
+    name: str
+    predicted: float | None
+    measured: float
+    unit: str
+    tolerance: float | None = None
+    ok: bool | None = None
+    note: str = ""
+
+
+class Gate(Contract):
+    """One condition of the verdict, with the reason in words."""
+
+    name: str
+    passed: bool
+    reason: str
+
+
+class ValidationReport(Contract):
+    """Original and quantized checkpoint side by side in the same engine, and the verdict."""
+
+    passed: bool
+    gates: tuple[Gate, ...]
+    lines: tuple[Line, ...]
+    kernel_mismatches: dict[str, tuple[str, str]] = {}  # module -> (planned, chosen)
+    original: EngineMeasurement
+    quantized: EngineMeasurement
+    plan_key: str
+    notes: tuple[str, ...] = ()
+
+
+class Predictions(Contract):
+    """What was promised before the engine ran. None: nothing was promised, and no gate is built on it.
+
+    `weights_bytes` are those of the engine's parameters (tuners/validate/served.py), not of the file.
+    """
+
+    weights_bytes: int
+    kv_tokens: int
+    kv_bytes_per_token: int
+    perplexity_ratio: float | None = None
+    kl: float | None = None
+    top1: float | None = None
+    source: str = ""
