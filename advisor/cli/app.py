@@ -1,0 +1,171 @@
+"""The commands, registered by import path: none is imported before it is called."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from typing import NamedTuple
+
+from cyclopts import App
+
+
+class Command(NamedTuple):
+    """Where a command lives, its line on the help page, and examples of its use."""
+
+    path: str
+    line: str
+    examples: tuple[str, ...]
+
+
+COMMANDS: dict[str, Command] = {
+    "hardware": Command(
+        "advisor.cli.hardware:hardware",
+        "What this machine is, or what a planned device would be.",
+        (
+            "advisor hardware --formats",
+            "advisor hardware --gpu rtx-4090 --formats",
+            "advisor hardware --gpu h100 --count 2 --json",
+            "advisor hardware --bench",
+        ),
+    ),
+    "inspect": Command(
+        "advisor.cli.inspect:inspect",
+        "A model's tensors, decision units and formats.",
+        (
+            "advisor inspect ./SmolLM2-135M-Instruct",
+            "advisor inspect Qwen/Qwen3-8B --gpu rtx-4090",
+            "advisor inspect Qwen/Qwen3-8B --gpu h100 --tp 2 --units --json",
+        ),
+    ),
+    "fit": Command(
+        "advisor.cli.fit:fit",
+        "Does it fit, what will the engine say at boot, what frees memory.",
+        (
+            "advisor fit ./SmolLM2-135M-Instruct",
+            "advisor fit Qwen/Qwen3-8B --gpu rtx-4090 --context 16384 --concurrency 4",
+            "advisor fit meta-llama/Llama-3.1-8B-Instruct --gpu rtx-3090 --kv-cache-dtype fp8 --explain",
+            "advisor fit Qwen/Qwen3-32B --gpu h100 --count 2 --tp 2 --json",
+            "advisor fit --gpu rtx-4090 --task code --min-context 16384 --fits-only",
+            "advisor fit Qwen/Qwen3-32B --gpus all --context 16384",
+        ),
+    ),
+    "recommend": Command(
+        "advisor.cli.recommend:recommend",
+        "Which format and method the known rules favour, and why.",
+        (
+            "advisor recommend ./model --task code --use production",
+            "advisor recommend Qwen/Qwen3-8B --task reasoning --use edge --gpu rtx-4090 --json",
+        ),
+    ),
+    "tune": Command(
+        "advisor.cli.tune:tune",
+        "Search a precision plan under a memory budget.",
+        (
+            "advisor tune ./model --budget 5.5bits",
+            "advisor tune ./model --budget 96MiB --task code --through export",
+            "advisor tune ./model --gpu rtx-4090 --context 16384 --concurrency 4",
+            "advisor tune ./model --budget 40% --dry-run",
+        ),
+    ),
+    "quantize": Command(
+        "advisor.cli.stages:quantize",
+        "Write the plan of a run as a checkpoint.",
+        (
+            "advisor quantize --run advisor-runs/model-3fa1c09e",
+            "advisor quantize --model ./model --plan plan.yaml",
+        ),
+    ),
+    "validate": Command(
+        "advisor.cli.stages:validate",
+        "Load original and checkpoint in the engine and compare.",
+        ("advisor validate --run advisor-runs/model-3fa1c09e", "advisor validate --run DIR --json"),
+    ),
+    "export": Command(
+        "advisor.cli.stages:export",
+        "Write the directory to deploy.",
+        ("advisor export --run advisor-runs/model-3fa1c09e",),
+    ),
+    "demo": Command(
+        "advisor.cli.demo:demo",
+        "The whole way on a small real model.",
+        ("advisor demo", "advisor demo --budget 6bits --trials 48", "advisor demo --json"),
+    ),
+    "ingest": Command(
+        "advisor.cli.ingest:ingest",
+        "A real boot log against the prediction; keep the difference.",
+        (
+            "advisor ingest vllm.log",
+            "advisor ingest vllm.log --model Qwen/Qwen3-8B --gpu rtx-4090 --save",
+        ),
+    ),
+    "runs": Command(
+        "advisor.cli.runs:runs",
+        "The run directories here and how far each came.",
+        ("advisor runs", "advisor runs /data/advisor-runs --json"),
+    ),
+    "doctor": Command(
+        "advisor.cli.doctor:doctor",
+        "Versions, devices, conflicts; paste it into a bug report.",
+        ("advisor doctor", "advisor doctor --json"),
+    ),
+    "schema": Command(
+        "advisor.cli.schema:schema",
+        "JSON Schema of every file and --json output.",
+        ("advisor schema", "advisor schema plan > plan.schema.json"),
+    ),
+    "completion": Command(
+        "advisor.cli.completion:completion",
+        "Shell completion script.",
+        (
+            "advisor completion bash > ~/.local/share/bash-completion/completions/advisor",
+            "advisor completion zsh > ~/.zfunc/_advisor",
+            "advisor completion fish > ~/.config/fish/completions/advisor.fish",
+        ),
+    ),
+}
+"""The order is that of the help page."""
+
+EPILOGUE = (
+    "Exit codes: 0 ok, 1 nothing satisfies the request, 2 wrong request, 3 this machine lacks something, "
+    "4 a stage failed, 130 stopped. Errors are text on stderr; with --json, stdout holds data alone."
+)
+
+
+def build_app(called: str | None = None) -> App:
+    """The application; `called` keeps its own long help (with examples) instead of the one line."""
+    app = App(
+        name="advisor",
+        help="Which precision should this model run at, on my hardware, for my task: with the checkpoint "
+        "and the config, proven.",
+        help_format="plaintext",
+        help_epilogue=EPILOGUE,
+        version=_version,
+    )
+    for index, (name, command) in enumerate(COMMANDS.items()):
+        app.command(
+            command.path,
+            name=name,
+            help=None if name == called else command.line,
+            help_epilogue="Examples:\n" + "\n".join(f"  {e}" for e in command.examples) + "\n\n" + EPILOGUE,
+            sort_key=index,
+        )
+
+    @app.default
+    def start() -> int:
+        """Open the terminal interface where there is one; print this help where there is not."""
+        if sys.stdout.isatty() and importlib.util.find_spec("advisor.tui.app") is not None:
+            return int(importlib.import_module("advisor.tui.app").main() or 0)
+        app.help_print([])
+        return 0
+
+    return app
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("precision-advisor")
+    except PackageNotFoundError:
+        return "0 (not installed)"

@@ -1,0 +1,63 @@
+"""Options that several commands share, flattened into each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print data alone, as JSON, on stdout.")]
+Quiet = Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", help="No progress on stderr.")]
+Offline = Annotated[
+    bool, Parameter(name="--offline", negative="", help="Use no network: local files and the catalogue only.")
+]
+Yes = Annotated[
+    bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask before long or big steps.")
+]
+DryRun = Annotated[
+    bool, Parameter(name="--dry-run", negative="", help="Say what would be done, with sizes; do nothing.")
+]
+Run = Annotated[Path | None, Parameter(name="--run", help="The run directory.")]
+Resume = Annotated[
+    bool,
+    Parameter(
+        name="--resume", negative="--no-resume", help="Skip finished stages whose inputs have not changed."
+    ),
+]
+Gpu = Annotated[
+    str | None, Parameter(name="--gpu", help="Plan for this device of the catalogue instead of this machine.")
+]
+Count = Annotated[int, Parameter(name="--count", help="How many of the device.")]
+Formats = Annotated[
+    list[str] | None,
+    Parameter(name="--formats", consume_multiple=True, negative="", help="Restrict the menu of formats."),
+]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Serving:
+    """How the model will be served; what is not given is the engine's own default."""
+
+    context: Annotated[
+        int | None, Parameter(name=["--context", "--max-model-len"], help="Tokens per request.")
+    ] = None
+    concurrency: Annotated[int, Parameter(name="--concurrency", help="Requests at the same time.")] = 1
+    kv_cache_dtype: Annotated[str, Parameter(name="--kv-cache-dtype", help="auto, fp8, int8 ...")] = "auto"
+    tp: Annotated[int, Parameter(name=["--tp", "--tensor-parallel-size"], help="Tensor parallel size.")] = 1
+    pp: Annotated[int, Parameter(name=["--pp", "--pipeline-parallel-size"], help="Pipeline stages.")] = 1
+    gpu_memory_utilization: Annotated[
+        float | None, Parameter(name="--gpu-memory-utilization", help="Share of the device for the engine.")
+    ] = None
+    kv_cache_memory: Annotated[
+        str | None, Parameter(name="--kv-cache-memory", help="Fixed KV cache size, e.g. 1GiB.")
+    ] = None
+    max_num_batched_tokens: Annotated[
+        int | None, Parameter(name="--max-num-batched-tokens", help="As vLLM names it.")
+    ] = None
+    max_num_seqs: Annotated[int | None, Parameter(name="--max-num-seqs", help="As vLLM names it.")] = None
+    enforce_eager: Annotated[bool, Parameter(name="--enforce-eager", negative="", help="No CUDA graphs.")] = (
+        False
+    )

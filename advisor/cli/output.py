@@ -1,0 +1,94 @@
+"""What goes to stdout: data as JSON, or text for people. Nothing else prints there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from profiles.provenance import Figure, Provenance
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+MARKS = {
+    Provenance.EXACT: "exact",
+    Provenance.MEASURED: "measured",
+    Provenance.CALIBRATED: "calibrated",
+    Provenance.ESTIMATED: "estimated",
+}
+
+
+def plain(value: Any) -> Any:
+    """Contracts, and mappings and sequences of them, as JSON values."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(v) for v in value]
+    return value
+
+
+def print_json(value: Any) -> None:
+    """The one JSON document that a command prints."""
+    json.dump(plain(value), sys.stdout, indent=1, allow_nan=False, default=str)
+    sys.stdout.write("\n")
+
+
+def console() -> Console:
+    """Rich on stdout; 110 columns when it is not a terminal, colours only where they are welcome."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 110, highlight=False, soft_wrap=False)
+
+
+def table(title: str | None, columns: Sequence[str], *, right: Sequence[int] = ()) -> Table:
+    """A plain table: no box drawing, so that it pastes anywhere."""
+    from rich.table import Table
+
+    out = Table(title=title, title_justify="left", box=None, pad_edge=False, show_edge=False)
+    for index, column in enumerate(columns):
+        out.add_column(column, justify="right" if index in right else "left", overflow="fold")
+    return out
+
+
+def size(count: float) -> str:
+    """Bytes for people: binary units, the name of the unit always there."""
+    for unit, divisor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if abs(count) >= divisor:
+            return f"{count / divisor:,.2f} {unit}"
+    return f"{count:,.0f} B"
+
+
+def shown(figure: Figure | None) -> str:
+    """A figure with its interval when it has one; the unit decides how the number is written."""
+    if figure is None:
+        return "-"
+    text = _number(figure.value, figure.unit)
+    if figure.low != figure.high:
+        text += f" ({_number(figure.low, figure.unit)} to {_number(figure.high, figure.unit)})"
+    return text
+
+
+def provenance(figure: Figure | None) -> str:
+    """How a figure is known and from where."""
+    return "" if figure is None else f"{MARKS[figure.provenance]}: {figure.source}"
+
+
+def _number(value: float, unit: str) -> str:
+    if value in (float("inf"), float("-inf")):
+        return "unbounded"
+    if unit in {"B", "bytes", "byte"}:
+        return size(value)
+    if unit in {"B/s", "bytes/s"}:
+        return f"{value / 1e9:,.1f} GB/s"
+    if unit in {"ops/s", "op/s", "FLOP/s", "flop/s"}:
+        return f"{value / 1e12:,.2f} Tops/s"
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,} {unit}".rstrip()
+    return f"{value:,.{0 if abs(value) >= 100 else 2}f} {unit}".rstrip()

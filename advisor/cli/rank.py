@@ -1,0 +1,296 @@
+"""`advisor fit` without a model, or over devices: one row per model or device, the best format in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from profiles.errors import ExitCode, UsageError, nearest
+
+if TYPE_CHECKING:
+    from profiles.footprint import Ranked, ServingSpec
+    from profiles.hardware.schema import Device, HardwareProfile
+    from profiles.models.schema import ModelProfile
+
+_PARAMS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+DEFAULT_TOP = 20
+"""Rows that a screen holds."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Filters:
+    """Which models of the catalogue to rank, and how many rows to show."""
+
+    task: Annotated[
+        str | None, Parameter(name="--task", help="Catalogue models with this tag: chat, code, vision ...")
+    ] = None
+    min_context: Annotated[
+        int | None, Parameter(name="--min-context", help="Models that hold so many tokens here.")
+    ] = None
+    min_params: Annotated[
+        str | None, Parameter(name="--min-params", help="Models of at least this size: 7B, 700M.")
+    ] = None
+    max_params: Annotated[str | None, Parameter(name="--max-params", help="Models of at most this size.")] = (
+        None
+    )
+    license: Annotated[str | None, Parameter(name="--license", help="Models under this licence.")] = None
+    fits_only: Annotated[
+        bool, Parameter(name="--fits-only", negative="", help="Leave out what does not fit.")
+    ] = False
+    top: Annotated[int | None, Parameter(name="--top", help="Rows of a ranking; 20 unless given.")] = None
+
+    def given(self) -> list[str]:
+        """The options that only a ranking of models has and that were given."""
+        words = ("task", "min_context", "min_params", "max_params", "license")
+        return [f"--{w.replace('_', '-')}" for w in words if getattr(self, w) is not None]
+
+
+def parse_params(text: str) -> int:
+    """`8B`, `700M`, `1.5e9` as a number of parameters.
+
+    Raises:
+        UsageError: not a number of parameters.
+    """
+    match = re.fullmatch(r"\s*([0-9]{0,15}\.?[0-9]{1,15}(?:e[0-9]{1,2})?)\s*([kmbt]?)\s*", text.lower())
+    if match is None:
+        raise UsageError("not a number of parameters", got=text[:40], allowed="8B, 700M, 1.5e9")
+    return int(float(match[1]) * _PARAMS[match[2]])
+
+
+def fit_models(
+    hardware: HardwareProfile,
+    spec: ServingSpec,
+    filters: Filters,
+    formats: Sequence[str] | None,
+    *,
+    json: bool,
+) -> int:
+    """Rank the catalogue on one machine and print it."""
+    from profiles.footprint import rank_models
+    from profiles.footprint.compiled import compiled_catalogue
+
+    known = compiled_catalogue()
+    found = rank_models(hardware, spec, _families(formats), known)
+    padded = {m.facts.model_id for m in known if m.facts.stored_method == "mxfp4"}
+    groups = _filtered(_grouped(found, lambda r: r.model_id), filters)
+    title = (
+        f"{len(groups)} of {len(known)} models on {len(hardware.devices)} x {hardware.device.name}, "
+        f"TP {spec.tensor_parallel_size}, concurrency {spec.concurrency}, context "
+        + (f"{spec.max_model_len:,}" if spec.max_model_len else "each model's own")
+    )
+    head = {"device": hardware.device.name, "count": len(hardware.devices), "spec": spec}
+    return _answer(title, "model", groups, filters, padded, _unchecked(hardware.devices), head, json=json)
+
+
+def fit_devices(
+    model: ModelProfile,
+    names: str,
+    spec: ServingSpec,
+    filters: Filters,
+    formats: Sequence[str] | None,
+    *,
+    json: bool,
+) -> int:
+    """Rank devices for one model, the smallest that holds it first, and print it."""
+    from profiles.footprint import rank_devices
+
+    devices = devices_of(names)
+    found = rank_devices(model, devices, spec, _families(formats))
+    padded = {model.model_id} if (model.quantization and model.quantization.method == "mxfp4") else set()
+    groups = _grouped(found, lambda r: r.device)
+    if filters.fits_only:
+        groups = [g for g in groups if _fits(g[0])]
+    title = (
+        f"{model.model_id} on {len(groups)} devices, least memory first (no prices): "
+        f"concurrency {spec.concurrency}, context "
+        + (f"{spec.max_model_len:,}" if spec.max_model_len else f"{model.max_position_embeddings:,}")
+    )
+    head = {"model": model.model_id, "spec": spec}
+    return _answer(title, "device", groups, filters, padded, _unchecked(devices), head, json=json)
+
+
+def devices_of(names: str) -> list[Device]:
+    """`all`, or a comma list of catalogue names.
+
+    Raises:
+        UsageError: a name that no device has, or none at all.
+    """
+    from profiles.hardware import all_devices, find_device
+
+    if names.strip().lower() == "all":
+        return all_devices()
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if not wanted:
+        raise UsageError("no devices named", got=names, allowed="all, or a comma list: rtx-4090,h100")
+    return list({device.name: device for device in map(find_device, wanted)}.values())
+
+
+def _families(formats: Sequence[str] | None) -> tuple[str, ...]:
+    from profiles.footprint.rank import FAMILIES
+
+    return tuple(dict.fromkeys(formats)) if formats else FAMILIES
+
+
+def _unchecked(devices: Iterable[Device]) -> set[str]:
+    """Devices of kinds whose kernels are not known: every format is taken to run there."""
+    from profiles.hardware.schema import DeviceKind
+
+    return {d.name for d in devices if d.kind not in (DeviceKind.CUDA, DeviceKind.CPU)}
+
+
+def _fits(ranked: Ranked) -> bool:
+    return ranked.verdict.value == "fits"
+
+
+def _grouped(found: Iterable[Ranked], key: Callable[[Ranked], str]) -> list[list[Ranked]]:
+    """Answers per model or device in the ranking's order, the one to show first in each."""
+    groups: dict[str, list[Ranked]] = {}
+    for ranked in found:
+        groups.setdefault(key(ranked), []).append(ranked)
+    for group in groups.values():
+        if not _fits(group[0]):
+            # Nothing fits: show what comes closest, not the largest format.
+            group.sort(key=lambda r: (r.verdict.value != "fits if", -r.longest_context, r.weights))
+    return list(groups.values())
+
+
+def _filtered(groups: list[list[Ranked]], filters: Filters) -> list[list[Ranked]]:
+    tags = {tag for g in groups for tag in g[0].tags}
+    licences = {g[0].license.lower() for g in groups if g[0].license}
+    if filters.task is not None and filters.task not in tags:
+        raise UsageError(f"no model of the catalogue has the tag {filters.task!r}", where="--task",
+                         allowed=nearest(filters.task, tags))  # fmt: skip
+    if filters.license is not None and filters.license.lower() not in licences:
+        raise UsageError(f"no model of the catalogue has the licence {filters.license!r}", where="--license",
+                         allowed=nearest(filters.license, licences))  # fmt: skip
+    low = parse_params(filters.min_params) if filters.min_params else 0
+    high = parse_params(filters.max_params) if filters.max_params else None
+    out = []
+    for group in groups:
+        best = group[0]
+        if filters.min_context is not None:
+            group = [r for r in group if r.longest_context >= filters.min_context]
+        if (
+            not group
+            or (filters.task is not None and filters.task not in best.tags)
+            or (filters.license is not None and best.license.lower() != filters.license.lower())
+            or best.params < low
+            or (high is not None and best.params > high)
+            or (filters.fits_only and not _fits(group[0]))
+        ):
+            continue
+        out.append(group)
+    return out
+
+
+def _answer(
+    title: str,
+    first: str,
+    groups: list[list[Ranked]],
+    filters: Filters,
+    padded: set[str],
+    unchecked: set[str],
+    head: dict[str, Any],
+    *,
+    json: bool,
+) -> int:
+    """Print rows or data. 0 when something fits, 1 when nothing does."""
+    from advisor.cli.output import console, print_json
+
+    shown = groups[: filters.top or DEFAULT_TOP]
+    if json:
+        rows = [
+            {
+                **record(g[0], padded),
+                "kernels_checked": g[0].device not in unchecked,
+                "other_formats": {r.family: r.verdict.value for r in g[1:]},
+            }
+            for g in shown
+        ]
+        print_json({**head, "found": len(groups), "shown": len(shown), f"{first}s": rows})
+    else:
+        _show(title, first, shown, len(groups), padded)
+        unknown = [name for name in dict.fromkeys(g[0].device for g in shown) if name in unchecked]
+        if unknown:
+            console().print(
+                f"memory alone was checked, there is no kernel table, for: {', '.join(unknown)}", markup=False
+            )
+    return int(ExitCode.OK if any(_fits(g[0]) for g in groups) else ExitCode.INFEASIBLE)
+
+
+def record(ranked: Ranked, padded: set[str]) -> dict[str, Any]:
+    """One answer as data: every figure says how it is known.
+
+    The ranking works with the expected overheads alone, so those figures carry no interval."""
+    from profiles.provenance import Figure
+
+    def expected(value: float, unit: str) -> dict[str, Any]:
+        return {"value": value, "unit": unit, "provenance": "estimated",
+                "source": "expected overheads; advisor fit MODEL --gpu G gives the interval"}  # fmt: skip
+
+    weights: Any = expected(ranked.weights, "B")
+    if ranked.model_id not in padded:
+        weights = Figure.exact(ranked.weights, "B", "tensor shapes and formats, per rank")
+    decode = None
+    if ranked.decode_tokens_s and ranked.decode_low and ranked.decode_high:
+        decode = Figure.estimated(
+            ranked.decode_tokens_s, ranked.decode_low, ranked.decode_high, "tokens/s",
+            "bytes read per token over memory bandwidth, one request at a quarter of the context",
+        )  # fmt: skip
+    return {
+        "model": ranked.model_id,
+        "device": ranked.device,
+        "devices": ranked.devices,
+        "format": ranked.family,
+        "verdict": ranked.verdict.value,
+        "reason": ranked.reason,
+        "parameters": ranked.params,
+        "license": ranked.license,
+        "tags": ranked.tags,
+        "context": ranked.context,
+        "weights": weights,
+        "kv_bytes": expected(ranked.kv_bytes, "B"),
+        "kv_tokens": expected(ranked.kv_tokens, "tokens"),
+        "max_concurrency": expected(ranked.concurrency, "requests"),
+        "longest_context": expected(ranked.longest_context, "tokens"),
+        "decode_tokens_s": decode,
+    }
+
+
+def _show(title: str, first: str, groups: list[list[Ranked]], total: int, padded: set[str]) -> None:
+    from advisor.cli.output import console, size, table
+
+    out = console()
+    out.print(title, markup=False)
+    lead = ["model", "params"] if first == "model" else ["device", "count"]
+    rows = table(
+        None,
+        [*lead, "format", "weights", "KV tokens", "requests", "decode tok/s", "verdict"],
+        right=(1, 3, 4, 5, 6),
+    )
+    for group in groups:
+        r = group[0]
+        mark = "~" if r.model_id in padded else ""
+        rows.add_row(
+            r.model_id if first == "model" else r.device,
+            f"{r.params / 1e9:,.2f}B" if first == "model" else str(r.devices),
+            r.family,
+            mark + size(r.weights),
+            f"~{r.kv_tokens:,}",
+            f"~{r.concurrency:,.1f} x {r.context:,}",
+            f"~{r.decode_tokens_s:,.0f}" if r.decode_tokens_s else "-",
+            r.verdict.value + (f": {r.reason}" if not _fits(r) and len(r.reason) < 40 else ""),
+        )
+    out.print(rows)
+    if total > len(groups):
+        out.print(f"{total - len(groups)} more: --top {total}", markup=False)
+    if not groups:
+        out.print("nothing is left: widen the filters", markup=False)
+    else:
+        out.print("~ estimated; weights per rank. advisor fit MODEL --gpu G gives intervals and formulas.",
+                  markup=False)  # fmt: skip

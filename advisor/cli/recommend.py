@@ -1,0 +1,105 @@
+"""`advisor recommend`: which precision, method, engine and KV dtype, and which rule says so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from advisor.cli.options import Count, Gpu, Json, Offline
+
+if TYPE_CHECKING:
+    from advisor.recommend import Recommendation
+
+SIGNS = {"for": "+", "against": "-", "neutral": " "}
+
+
+def recommend(
+    model: Annotated[str, Parameter(help="A folder with config.json and safetensors, or a Hub id.")],
+    /,
+    *,
+    task: Annotated[
+        str, Parameter(name="--task", help="A bundled task, or a folder or file with your own text.")
+    ] = "generic",
+    use: Annotated[
+        str | None,
+        Parameter(
+            name="--use", help="quality-critical, production, cost-optimized, personal or edge; none: open."
+        ),
+    ] = None,
+    gpu: Gpu = None,
+    count: Count = 1,
+    trust_remote_code: Annotated[
+        bool,
+        Parameter(name="--trust-remote-code", negative="", help="Read models that bring their own code."),
+    ] = False,
+    offline: Offline = False,
+    json: Json = False,
+) -> int:
+    """Ordered choices with the rules for and against each, the rules that clash, and what cannot be used.
+
+    Nothing is measured here: `advisor tune` measures."""
+    from advisor.cli.output import print_json
+    from advisor.pipeline.facts import read_hardware
+    from advisor.recommend import parse_use
+    from advisor.recommend import recommend as decide
+    from profiles.models import read_model
+    from profiles.tasks import load_task
+
+    known_use, profile = parse_use(use), load_task(task)
+    hardware = read_hardware(gpu, count)
+    found = decide(
+        profile,
+        use=known_use,
+        hardware=hardware,
+        model=read_model(model, offline=offline, trust_remote_code=trust_remote_code),
+    )
+    if json:
+        print_json(found)
+    else:
+        _show(found)
+    return 0
+
+
+def _show(found: Recommendation) -> None:
+    from advisor.cli.output import MARKS, console, size
+
+    out = console()
+    name = found.model.name if found.model else "any model"
+    kinds = ", ".join(h.value for h in found.hardware) or "no class of the framework"
+    out.print(
+        f"{name} on {found.device} ({kinds}), task {found.task} "
+        f"(sensitivity {found.sensitivity}: {found.sensitivity_source}), "
+        f"use {found.use.value if found.use else 'open'}",
+        markup=False,
+    )
+    for choice in found.choices:
+        weights = ""
+        if choice.weights_bytes is not None:
+            mark = "" if MARKS[choice.weights_bytes.provenance] == "exact" else "~"
+            weights = f", weights {mark}{size(choice.weights_bytes.value)}"
+        out.print(
+            f"\n{choice.rank}. {choice.option.title}: {choice.format} by {choice.option.method}, "
+            f"{choice.option.engine}{weights}",
+            markup=False,
+        )
+        out.print(f"     KV cache {choice.kv_cache_dtype}: {choice.kv_reason}", markup=False)
+        for reason in choice.reasons:
+            out.print(
+                f"   {SIGNS[reason.stance]} {reason.text} [{reason.rule}, {reason.basis}: {reason.source}]",
+                markup=False,
+            )
+        for note in choice.notes:
+            out.print(f"     note: {note}", markup=False)
+    if found.conflicts:
+        out.print("\nConflicts", markup=False)
+        for clash in found.conflicts:
+            out.print(f"  {clash.winner} over {clash.loser}: {clash.text}", markup=False)
+    if found.dropped:
+        out.print("\nRefused", markup=False)
+        for item in found.dropped:
+            out.print(f"  {item.option.title}: {item.reason} ({item.source})", markup=False)
+    if found.notes:
+        out.print("", markup=False)
+    for text in found.notes:
+        out.print(f"note: {text}", markup=False)

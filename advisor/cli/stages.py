@@ -1,0 +1,128 @@
+"""`advisor quantize`, `validate` and `export`: the later stages of a run directory, or of a plan file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from advisor.cli.options import DryRun, Json, Offline, Quiet, Resume, Run, Yes
+
+if TYPE_CHECKING:
+    from tuners.plan import PrecisionPlan
+
+Plan = Annotated[Path | None, Parameter(name="--plan", help="A plan file to use instead of searching one.")]
+Model = Annotated[
+    str | None, Parameter(name="--model", help="The model of --plan, when there is no run directory yet.")
+]
+Task = Annotated[str, Parameter(name="--task", help="With --model: the task whose texts are used.")]
+
+
+def quantize(
+    *,
+    run: Run = None,
+    plan: Plan = None,
+    model: Model = None,
+    task: Task = "generic",
+    resume: Resume = True,
+    offline: Offline = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Write the plan as one compressed-tensors checkpoint: checkpoint/ in the run directory."""
+    return _stage("quantize", run, plan, model, task, resume, offline, yes, dry_run, json, quiet)
+
+
+def validate(
+    *,
+    run: Run = None,
+    plan: Plan = None,
+    model: Model = None,
+    task: Task = "generic",
+    resume: Resume = True,
+    offline: Offline = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Load the original and the checkpoint in vLLM: kernels, memory, quality and speed against the promise.
+
+    Exit code 4 when a gate fails; validation.json says which and why.
+    """
+    return _stage("validate", run, plan, model, task, resume, offline, yes, dry_run, json, quiet)
+
+
+def export(
+    *,
+    run: Run = None,
+    plan: Plan = None,
+    model: Model = None,
+    task: Task = "generic",
+    resume: Resume = True,
+    offline: Offline = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Write bundle/: serve.yaml, env.sh, compose.yaml, run.sh, model card, and the proof beside them."""
+    return _stage("export", run, plan, model, task, resume, offline, yes, dry_run, json, quiet)
+
+
+def _stage(
+    last: Literal["quantize", "validate", "export"],
+    run: Path | None,
+    plan: Path | None,
+    model: str | None,
+    task: str,
+    resume: bool,
+    offline: bool,
+    yes: bool,
+    dry_run: bool,
+    json: bool,
+    quiet: bool,
+) -> int:
+    from advisor.cli.progress import renderer
+    from advisor.cli.report import answer
+    from advisor.cli.tune import make_inputs
+    from advisor.pipeline.inputs import load_inputs
+    from advisor.pipeline.run import opened, run_through
+    from advisor.workspace import Workspace
+    from profiles.errors import UsageError
+    from tuners.plan import PrecisionPlan
+
+    given: PrecisionPlan | None = PrecisionPlan.from_yaml(plan) if plan else None
+    if run is not None and (run / "inputs.yaml").exists():
+        inputs = load_inputs(Workspace.read_only(run))
+        inputs = inputs.model_copy(update={"offline": offline, "yes": yes})
+        root = run
+    elif given is not None and model is not None:
+        inputs = make_inputs(model=model, task=task, budget=f"plan {given.key}", offline=offline, yes=yes)
+        root = run or inputs.run_dir()
+    else:
+        raise UsageError(
+            "which run?" if run is None else "not a run directory",
+            where=str(run) if run else None,
+            allowed="--run DIR of an earlier advisor tune, or --model with --plan",
+            next_step="advisor runs lists the runs here",
+        )
+    if dry_run:
+        print(f"would run the stages up to {last} in {root}; finished ones are skipped")
+        return 0
+    shown = renderer(quiet=quiet)
+    try:
+        with opened(root, shown) as context:
+            if given is None and last != "quantize" and not context.workspace.path("plan.yaml").exists():
+                raise UsageError(
+                    "this run has no plan yet",
+                    where=str(root),
+                    next_step=f"advisor tune {inputs.model} --run {root} ... searches one",
+                )
+            run_through(context, inputs, last, plan=given, resume=resume)
+    finally:
+        shown.close()
+    return answer(root, json=json)

@@ -1,0 +1,173 @@
+"""`advisor tune`: from a model and a budget to a measured plan, and on to the deployment if asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from advisor.cli.options import (
+    Count,
+    DryRun,
+    Formats,
+    Gpu,
+    Json,
+    Offline,
+    Quiet,
+    Resume,
+    Run,
+    Serving,
+    Yes,
+)
+
+if TYPE_CHECKING:
+    from advisor.pipeline.inputs import RunInputs
+
+Through = Literal["profile", "footprint", "search", "quantize", "validate", "export"]
+
+
+def tune(
+    model: Annotated[str, Parameter(help="A folder with config.json and safetensors, or a Hub id.")],
+    /,
+    *,
+    budget: Annotated[
+        str | None,
+        Parameter(
+            name="--budget",
+            help="Size of the checkpoint (96MiB, 1.2GB), average bits per quantizable weight (5.5bits) or "
+            "share of the original (40%). Left out: what the device has left at --context and --concurrency.",
+        ),
+    ] = None,
+    task: Annotated[
+        str, Parameter(name="--task", help="A bundled task, or a folder or file with your own text.")
+    ] = "generic",
+    gpu: Gpu = None,
+    count: Count = 1,
+    serving: Serving = Serving(),
+    formats: Formats = None,
+    trials: Annotated[int, Parameter(name="--trials", help="Optuna trials; more may be added later.")] = 32,
+    seed: Annotated[int, Parameter(name="--seed", help="Same seed, same search.")] = 0,
+    through: Annotated[Through, Parameter(name="--through", help="The last stage to run.")] = "search",
+    calibration_samples: Annotated[
+        int, Parameter(name="--calibration-samples", help="Texts that calibrate the quantizer.")
+    ] = 16,
+    revision: Annotated[str | None, Parameter(name="--revision", help="Of a Hub model.")] = None,
+    trust_remote_code: Annotated[
+        bool, Parameter(name="--trust-remote-code", negative="", help="Run code that the model brings.")
+    ] = False,
+    run: Run = None,
+    resume: Resume = True,
+    offline: Offline = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Profile, price, measure sensitivity, solve exactly, search with Optuna; every result is measured.
+
+    Finished stages are kept: the same command goes on where it stopped, more --trials continue the study.
+    """
+    from advisor.cli.report import answer
+    from advisor.cli.serving import serving_spec
+
+    inputs = make_inputs(
+        model=model,
+        revision=revision,
+        budget=budget,
+        task=task,
+        gpu=gpu,
+        count=count,
+        formats=tuple(formats) if formats else None,
+        serving=serving_spec(serving),
+        seed=seed,
+        trials=trials,
+        calibration_samples=calibration_samples,
+        trust_remote_code=trust_remote_code,
+        offline=offline,
+        yes=yes,
+    )
+    root = run or inputs.run_dir()
+    if dry_run:
+        return _dry_run(inputs, root, json=json)
+    execute(inputs, root, through, resume=resume, quiet=quiet)
+    return answer(root, json=json)
+
+
+def make_inputs(**fields: object) -> RunInputs:
+    """The question of a run. A folder is written as its absolute path: the run may move, it does not.
+
+    Raises:
+        UsageError: a value out of range; the message names the options.
+    """
+    from pydantic import ValidationError
+
+    from advisor.pipeline.inputs import RunInputs
+    from profiles.errors import UsageError
+
+    for name in ("model", "task"):
+        path = Path(str(fields[name])).expanduser()
+        if path.exists() and (name == "model" or path.is_file() or "/" in str(fields[name])):
+            fields[name] = str(path.resolve())
+    try:
+        return RunInputs.model_validate(fields)
+    except ValidationError as exc:
+        found = exc.errors()
+        raise UsageError(
+            "options out of range",
+            got="; ".join(f"--{str(e['loc'][0]).replace('_', '-')} {e['input']}" for e in found),
+            allowed="; ".join(e["msg"] for e in found),
+            next_step="advisor tune --help",
+        ) from exc
+
+
+def execute(inputs: RunInputs, root: Path, through: Through, *, resume: bool, quiet: bool) -> None:
+    """Run the stages with progress on stderr. A question without an answer leaves no directory behind."""
+    from advisor.cli.progress import renderer
+    from advisor.pipeline.facts import gather
+    from advisor.pipeline.footprint import resolve_budget
+    from advisor.pipeline.run import opened, run_through
+
+    if not root.exists() and through != "profile":
+        resolve_budget(gather(inputs), inputs)
+    shown = renderer(quiet=quiet)
+    try:
+        with opened(root, shown) as context:
+            run_through(context, inputs, through, resume=resume)
+    finally:
+        shown.close()
+
+
+def _dry_run(inputs: RunInputs, root: Path, *, json: bool) -> int:
+    """What would be searched, in numbers; nothing is written."""
+    from advisor.cli.output import print_json, size
+    from advisor.pipeline.facts import gather
+    from advisor.pipeline.footprint import resolve_budget
+
+    facts = gather(inputs)
+    budget, origin = resolve_budget(facts, inputs)
+    options = sum(len(u.options) - 1 for u in facts.units)
+    original = sum(t.nbytes for t in facts.model.tensors)
+    plan = {
+        "run": str(root),
+        "model": facts.model.model_id,
+        "device": facts.hardware.device.name,
+        "units": len(facts.units),
+        "sensitivity_cells": options,
+        "trials": inputs.trials,
+        "original_bytes": original,
+        "budget_bytes": budget.total_bytes,
+        "bits_per_weight": budget.bits_per_weight,
+        "budget_origin": origin,
+        "download_bytes": original if facts.model.path is None else 0,
+    }
+    if json:
+        print_json(plan)
+        return 0
+    print(f"would run in {root} (nothing was written)")
+    print(f"  model: {plan['model']}, {size(original)}, on {plan['device']}")
+    print(f"  budget: {size(budget.total_bytes)}, {budget.bits_per_weight:.3f} bits per weight ({origin})")
+    print(f"  {len(facts.units)} units, {options} sensitivity cells, {inputs.trials} trials")
+    if facts.model.path is None:
+        print(f"  would download {size(original)}")
+    return 0

@@ -1,0 +1,138 @@
+"""The three profiles and what follows from them: read once, written into the run directory, read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from advisor.pipeline.inputs import RunInputs
+from advisor.workspace import Workspace, write_json, write_text
+from profiles.errors import UsageError
+from profiles.hardware.schema import HardwareProfile
+from profiles.models.schema import ModelProfile
+from profiles.provenance import Contract
+from profiles.tasks.schema import TaskProfile
+from tuners.plan import Unit
+
+_UNITS: TypeAdapter[tuple[Unit, ...]] = TypeAdapter(tuple[Unit, ...])
+
+
+class Facts(Contract):
+    """What a run knows before anything heavy starts."""
+
+    hardware: HardwareProfile
+    model: ModelProfile
+    task: TaskProfile
+    units: tuple[Unit, ...]
+    fixed_bytes: int
+
+    @property
+    def model_path(self) -> str:
+        """The folder with the weights.
+
+        Raises:
+            UsageError: only the model's facts are here, not its weights.
+        """
+        if self.model.path is None:
+            raise UsageError(
+                "the model's weights are not on this machine",
+                got=f"{self.model.model_id} ({self.model.source})",
+                next_step="advisor tune downloads them when --offline is not given",
+            )
+        return self.model.path
+
+
+def read_hardware(gpu: str | None, count: int) -> HardwareProfile:
+    """This machine, with its measured rates once `advisor hardware --bench` took them, or `count` devices
+    of the catalogue."""
+    from profiles.hardware import planned, probe
+    from profiles.hardware.schema import DeviceKind
+    from tuners.microbench import apply, cached
+
+    if gpu is not None:
+        return planned(gpu, count)
+    found = probe()
+    bench = cached(found.device) if found.device.kind is DeviceKind.CPU else None
+    return found if bench is None else apply(found, bench)
+
+
+def gather(inputs: RunInputs) -> Facts:
+    """Read hardware, model and task, and derive the decision units."""
+    from profiles.models import read_model
+    from profiles.tasks import load_task
+    from tuners.units import build_units, fixed_bytes
+
+    hardware = read_hardware(inputs.gpu, inputs.count)
+    model = read_model(
+        inputs.model,
+        revision=inputs.revision,
+        offline=inputs.offline,
+        trust_remote_code=inputs.trust_remote_code,
+    )
+    units = tuple(
+        build_units(model, hardware.device, formats=inputs.formats, tp=inputs.serving.tensor_parallel_size)
+    )
+    return Facts(
+        hardware=hardware,
+        model=model,
+        task=load_task(inputs.task),
+        units=units,
+        fixed_bytes=fixed_bytes(model, units),
+    )
+
+
+def checkpoint_stamp(model: ModelProfile) -> dict[str, Any]:
+    """What tells one checkpoint from another without reading its weights: names, sizes, times."""
+    if model.path is None:
+        return {"id": model.model_id, "revision": model.revision}
+    files = sorted(p for p in Path(model.path).iterdir() if p.suffix in {".safetensors", ".json"})
+    return {p.name: (p.stat().st_size, p.stat().st_mtime_ns) for p in files}
+
+
+def device_stamp(hardware: HardwareProfile) -> list[dict[str, Any]]:
+    """What decides formats and kernels on the devices; free memory is left out, it always changes."""
+    return [
+        {"name": d.name, "kind": d.kind.value, "sm": d.sm, "isa": sorted(d.isa), "bytes": d.total_bytes.value}
+        for d in hardware.devices
+    ]
+
+
+def save_facts(workspace: Workspace, facts: Facts) -> None:
+    """hardware.json, model.json, task.json and units.json."""
+    write_json(workspace.path("hardware.json"), facts.hardware)
+    write_json(workspace.path("model.json"), facts.model)
+    write_json(workspace.path("task.json"), facts.task)
+    write_text(workspace.path("units.json"), _UNITS.dump_json(facts.units, indent=1).decode() + "\n")
+
+
+FACT_FILES = ("hardware.json", "model.json", "task.json", "units.json")
+
+
+def load_facts(workspace: Workspace) -> Facts:
+    """Read the facts of a run back.
+
+    Raises:
+        UsageError: the run has not come that far, or a file is damaged.
+    """
+    from tuners.units import fixed_bytes
+
+    try:
+        texts = {name: workspace.path(name).read_text(encoding="utf-8") for name in FACT_FILES}
+        model = ModelProfile.model_validate_json(texts["model.json"])
+        units = _UNITS.validate_json(texts["units.json"])
+        return Facts(
+            hardware=HardwareProfile.model_validate_json(texts["hardware.json"]),
+            model=model,
+            task=TaskProfile.model_validate_json(texts["task.json"]),
+            units=units,
+            fixed_bytes=fixed_bytes(model, units),
+        )
+    except (OSError, ValidationError) as exc:
+        raise UsageError(
+            "this run has no readable profile",
+            where=str(workspace.root),
+            got=str(exc).splitlines()[0],
+            next_step="advisor tune MODEL --run DIR --budget ... makes it",
+        ) from exc

@@ -1,0 +1,99 @@
+"""What a run was asked for: written once as inputs.yaml, refused when it changes under a run."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from advisor.workspace import Workspace, default_run_dir, write_text
+from profiles.errors import UsageError
+from profiles.footprint.schema import ServingSpec
+from profiles.provenance import Contract
+
+EFFORT = frozenset({"trials", "calibration_samples", "calibration_tokens", "eval_tokens", "yes", "offline"})
+"""Fields that say how hard to try, not what is asked: they may change between calls of one run."""
+
+
+class RunInputs(Contract):
+    """One question: this model, under this budget, on this hardware, for this task.
+
+    `budget` is what the user typed; None means: derived from the device, the context and the concurrency.
+    """
+
+    model: str
+    revision: str | None = None
+    budget: str | None = None
+    task: str
+    gpu: str | None = None
+    count: int = Field(default=1, ge=1)
+    formats: tuple[str, ...] | None = None
+    serving: ServingSpec = ServingSpec()
+    seed: int = Field(default=0, ge=0)
+    trials: int = Field(default=32, ge=0)
+    calibration_samples: int = Field(default=16, ge=1)
+    calibration_tokens: int = Field(default=256, ge=8)
+    eval_tokens: int | None = Field(default=None, ge=64)
+    trust_remote_code: bool = False
+    offline: bool = False
+    yes: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """The part that names the run: the question without the effort."""
+        return self.model_dump(mode="json", exclude=set(EFFORT))
+
+    def run_dir(self) -> Path:
+        """The default directory of this question."""
+        return default_run_dir(self.model, self.identity())
+
+
+def save_inputs(workspace: Workspace, inputs: RunInputs) -> None:
+    """Write inputs.yaml, or check it against an earlier one.
+
+    Raises:
+        UsageError: the directory belongs to another question; the message says what differs.
+    """
+    path = workspace.path("inputs.yaml")
+    if path.exists():
+        earlier = load_inputs(workspace).identity()
+        now = inputs.identity()
+        changed = [f"{k}: {_brief(earlier[k])} -> {_brief(now[k])}" for k in now if earlier[k] != now[k]]
+        if changed:
+            raise UsageError(
+                "this run directory belongs to another question",
+                where=str(workspace.root),
+                got="; ".join(changed),
+                allowed="the same inputs (effort such as --trials may change)",
+                next_step="leave --run out (a directory per question is made), or give a new one",
+            )
+    out = StringIO()
+    yaml = YAML()
+    yaml.dump(inputs.model_dump(mode="json"), out)
+    write_text(path, "# What this run was asked. `advisor runs` lists runs.\n" + out.getvalue())
+
+
+def load_inputs(workspace: Workspace) -> RunInputs:
+    """Read inputs.yaml back.
+
+    Raises:
+        UsageError: it is missing or damaged.
+    """
+    path = workspace.path("inputs.yaml")
+    try:
+        return RunInputs.model_validate(YAML(typ="safe").load(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, YAMLError, ValidationError) as exc:
+        raise UsageError(
+            "cannot read the inputs of this run",
+            where=str(path),
+            got=str(exc).splitlines()[0],
+            next_step="give the directory of a run (advisor runs lists them), or a new --run directory",
+        ) from exc
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

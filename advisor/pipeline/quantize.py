@@ -1,0 +1,114 @@
+"""Stage `quantize`: the plan as a compressed-tensors checkpoint, written by a child process."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from advisor.pipeline.facts import Facts, checkpoint_stamp
+from advisor.pipeline.inputs import RunInputs
+from advisor.pipeline.stage import StageContext, run_stage, versions
+from advisor.workspace import Workspace, write_json
+from profiles.errors import UsageError
+from tuners.plan import PrecisionPlan
+
+if TYPE_CHECKING:
+    from tuners.quantize.schema import QuantizeResult, QuantizeSpec
+
+OUTPUTS = ("checkpoint/config.json", "quantize.json")
+
+
+def load_plan(workspace: Workspace) -> PrecisionPlan:
+    """plan.yaml of a run.
+
+    Raises:
+        UsageError: the search has not finished, or the file is not a plan.
+    """
+    path = workspace.path("plan.yaml")
+    if not path.exists():
+        raise UsageError(
+            "this run has no plan yet",
+            where=str(path),
+            next_step=f"advisor tune MODEL --run {workspace.root} searches one, or give --plan plan.yaml",
+        )
+    return PrecisionPlan.from_yaml(path)
+
+
+def check_plan(plan: PrecisionPlan, facts: Facts) -> None:
+    """Refuse a plan that does not speak of this model's units or wants what cannot run here.
+
+    Raises:
+        UsageError: which units, and what they may have.
+    """
+    names = {u.name for u in facts.units}
+    missing, unknown = names - plan.formats.keys(), plan.formats.keys() - names
+    if missing or unknown:
+        raise UsageError(
+            "the plan does not fit the model",
+            where=plan.label or plan.key,
+            got="; ".join(
+                f"{len(which)} units {what}, e.g. {min(which)}"
+                for what, which in (("without a format", missing), ("that the model lacks", unknown))
+                if which
+            ),
+            next_step=f"advisor inspect {facts.model.model_id} lists the units",
+        )
+    for unit in facts.units:
+        chosen = plan.formats[unit.name]
+        if chosen not in unit.options:
+            raise UsageError(
+                f"{unit.name} cannot be {chosen}",
+                got=unit.excluded.get(chosen, "not in the menu of this run"),
+                allowed=", ".join(unit.options),
+                next_step="change the plan, or give --formats with the format",
+            )
+
+
+def quantize_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, plan: PrecisionPlan) -> QuantizeSpec:
+    """What the child is asked."""
+    from tuners.quantize.schema import QuantizeSpec
+
+    return QuantizeSpec(
+        model_path=facts.model_path,
+        units=facts.units,
+        plan=plan,
+        out_dir=str(workspace.path("checkpoint").resolve()),
+        calibration_texts=facts.task.splits.search,
+        num_samples=inputs.calibration_samples,
+        max_seq_length=inputs.calibration_tokens,
+        seed=inputs.seed,
+        trust_remote_code=inputs.trust_remote_code,
+        overwrite=True,
+    )
+
+
+def quantize(
+    context: StageContext, inputs: RunInputs, facts: Facts, plan: PrecisionPlan, *, resume: bool = True
+) -> QuantizeResult:
+    """Write checkpoint/ and quantize.json."""
+    from tuners.child import run_child
+    from tuners.quantize.schema import QuantizeResult
+
+    check_plan(plan, facts)
+    spec = quantize_spec(context.workspace, inputs, facts, plan)
+    stamp = {
+        "spec": spec.model_dump(mode="json", exclude={"out_dir", "model_path"}),
+        "checkpoint": checkpoint_stamp(facts.model),
+        "versions": versions(),
+    }
+
+    def work(stage: StageContext) -> str:
+        answer = run_child(
+            "tuners.quantize.job",
+            spec,
+            emit=stage.emit,
+            log_path=stage.workspace.log_path("quantize"),
+            stage="quantize",
+            cancelled=stage.cancelled,
+        )
+        result = QuantizeResult.model_validate(answer)
+        write_json(stage.workspace.path("quantize.json"), result)
+        return f"{result.weight_bytes / 2**20:,.1f} MiB of weights in {result.checkpoint}"
+
+    run_stage(context, "quantize", "Quantizing", stamp, OUTPUTS, work, resume=resume)
+    return QuantizeResult.model_validate(json.loads(context.workspace.path("quantize.json").read_text()))

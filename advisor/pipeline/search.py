@@ -1,0 +1,103 @@
+"""Stage `search`: sensitivity, exact warm start and the Optuna study, in a child process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from advisor.pipeline.facts import Facts, checkpoint_stamp, device_stamp
+from advisor.pipeline.inputs import RunInputs
+from advisor.pipeline.stage import StageContext, run_stage, versions
+from advisor.workspace import Workspace
+from profiles.errors import UsageError
+
+if TYPE_CHECKING:
+    from tuners.search.schema import SearchResult, SearchSpec
+
+OUTPUTS = ("search.json", "plan.yaml", "sensitivity.json", "study.db")
+
+
+def cache_dir() -> Path:
+    """Where quantized variants, references and sensitivities are shared between runs of a model."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("advisor") / "search"
+
+
+def search_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, unit_budget_bytes: int) -> SearchSpec:
+    """What the child is asked."""
+    from tuners.search.schema import SearchSettings, SearchSpec
+
+    return SearchSpec(
+        run_dir=workspace.root.resolve(),
+        model_path=Path(facts.model_path),
+        model_id=facts.model.model_id,
+        units=facts.units,
+        fixed_bytes=facts.fixed_bytes,
+        budget_bytes=unit_budget_bytes,
+        task=facts.task,
+        settings=SearchSettings(trials=inputs.trials, seed=inputs.seed),
+        cache_dir=cache_dir(),
+        trust_remote_code=inputs.trust_remote_code,
+    )
+
+
+def search(
+    context: StageContext, inputs: RunInputs, facts: Facts, unit_budget_bytes: int, *, resume: bool = True
+) -> SearchResult:
+    """Find the plan; search.json, plan.yaml, sensitivity.json and study.db."""
+    from tuners.child import run_child
+
+    spec = search_spec(context.workspace, inputs, facts, unit_budget_bytes)
+    stamp = {
+        "spec": spec.model_dump(mode="json", exclude={"run_dir", "model_path", "cache_dir"}),
+        "checkpoint": checkpoint_stamp(facts.model),
+        "devices": device_stamp(facts.hardware),
+        "versions": versions(),
+    }
+
+    def work(stage: StageContext) -> str:
+        run_child(
+            "tuners.search.job",
+            spec,
+            emit=stage.emit,
+            log_path=stage.workspace.log_path("search"),
+            stage="search",
+            cancelled=stage.cancelled,
+        )
+        return summary(load_search(stage.workspace))
+
+    run_stage(context, "search", "Searching a precision plan", stamp, OUTPUTS, work, resume=resume)
+    return load_search(context.workspace)
+
+
+def summary(result: SearchResult) -> str:
+    """The search in one line: the plan's size and held-out quality, and how it compares."""
+    plan = result.held_out[0]
+    counts = ", ".join(f"{count} x {name}" for name, count in plan.plan.counts().most_common())
+    return (
+        f"{plan.bits_per_weight:.3f} bits per weight ({counts}), held-out KL {plan.quality.kl:.4f}, "
+        f"{result.trials} trials"
+    )
+
+
+def load_search(workspace: Workspace) -> SearchResult:
+    """search.json of a run.
+
+    Raises:
+        UsageError: the search has not finished, or its file is damaged.
+    """
+    from tuners.search.schema import SearchResult
+
+    path = workspace.path("search.json")
+    try:
+        return SearchResult.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as exc:
+        raise UsageError(
+            "this run has no finished search",
+            where=str(path),
+            got=str(exc).splitlines()[0],
+            next_step=f"advisor tune MODEL --run {workspace.root} finishes it",
+        ) from exc

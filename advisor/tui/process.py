@@ -1,0 +1,86 @@
+"""Starting, finding and stopping the processes that do the work; they outlive the interface."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+TAIL_BYTES = 4000
+"""Bytes kept of what a process said last: some forty lines."""
+
+
+@dataclass
+class Launched:
+    """A command that was started here, with the file that holds what it prints."""
+
+    arguments: list[str]
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def running(self) -> bool:
+        """Whether it still works."""
+        return self.process.poll() is None
+
+    def tail(self) -> str:
+        """The last that it printed."""
+        return tail(self.log)
+
+
+def launch(arguments: list[str], log: Path) -> Launched:
+    """Start `advisor ARGUMENTS` in a session of its own: closing the terminal does not stop it."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "advisor", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Launched(arguments, process, log)
+
+
+def tail(path: Path) -> str:
+    """The last lines of a text file; empty when there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - TAIL_BYTES))
+            return file.read().decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
+
+
+def owner(root: Path) -> int | None:
+    """The live process that works in a run directory, as its lock file names it.
+
+    The operating system's lock is the truth, but testing it means taking it: a run that starts in that
+    instant would be refused. So the process named is looked up, and its command line compared.
+    """
+    try:
+        text = (root / "lock").read_text(encoding="utf-8", errors="replace").strip()
+        head, _, argv = text.partition(": ")
+        pid = int(head.removeprefix("pid "))
+        os.kill(pid, 0)
+    except (OSError, ValueError):
+        return None
+    try:
+        line = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
+    except OSError:
+        return None if Path("/proc/self").exists() else pid
+    given = " ".join(argv.split(" ")[1:])
+    return pid if line and given in line.replace("\0", " ") else None
+
+
+def stop(pid: int) -> bool:
+    """Ask a run to stop as Ctrl-C would: its children end, finished work is kept. False: it is gone."""
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True

@@ -1,0 +1,105 @@
+"""What the screens read of a run directory besides its events; nothing is computed here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from advisor.tui.widgets.layer_grid import Place
+
+if TYPE_CHECKING:
+    from advisor.pipeline.inputs import RunInputs
+    from advisor.tui.session import Session
+    from tuners.plan import PrecisionPlan
+    from tuners.validate.schema import ValidationReport
+
+
+def unit_places(root: Path) -> dict[str, Place]:
+    """Role and block of every unit, from units.json; empty before the profile stage wrote it."""
+    try:
+        rows = json.loads((root / "units.json").read_text(encoding="utf-8"))
+        return {row["name"]: Place(row["role"], row["block"]) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def budget_bits(root: Path) -> float | None:
+    """The budget as bits per quantizable weight, from budget.json."""
+    try:
+        data = json.loads((root / "budget.json").read_text(encoding="utf-8"))
+        return float(data["unit_bytes"]) * 8 / float(data["weights"])
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return None
+
+
+def plan(root: Path) -> PrecisionPlan | None:
+    """plan.yaml, once the search (or the user) wrote it."""
+    from profiles.errors import AdvisorError
+    from tuners.plan import PrecisionPlan
+
+    if not (root / "plan.yaml").exists():
+        return None
+    try:
+        return PrecisionPlan.from_yaml(root / "plan.yaml")
+    except AdvisorError:
+        return None
+
+
+def validation(root: Path) -> ValidationReport | None:
+    """validation.json, once it is there and whole."""
+    from tuners.validate.schema import ValidationReport
+
+    try:
+        return ValidationReport.model_validate_json((root / "validation.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def inputs(root: Path) -> RunInputs | None:
+    """inputs.yaml, unless it is missing or damaged."""
+    from advisor.pipeline.inputs import load_inputs
+    from advisor.workspace import Workspace
+    from profiles.errors import AdvisorError
+
+    try:
+        return load_inputs(Workspace.read_only(root))
+    except AdvisorError:
+        return None
+
+
+def adopt(session: Session, root: Path) -> None:
+    """Choose what a run was asked for, so that the screens show its question."""
+    session.run = root
+    asked = inputs(root)
+    if asked is None:
+        return
+    session.model, session.task, session.budget = asked.model, asked.task, asked.budget or ""
+    session.gpu, session.count, session.trials = asked.gpu, asked.count, asked.trials
+    session.context, session.concurrency = asked.serving.max_model_len, asked.serving.concurrency
+    session.kv_cache_dtype = asked.serving.kv_cache_dtype
+    session.tp = asked.serving.tensor_parallel_size
+
+
+def run_for(session: Session) -> Path:
+    """The directory of the session's question: the open run if it asks the same, else the command's default.
+
+    Raises:
+        UsageError: a value that no run takes.
+    """
+    from advisor.cli.tune import make_inputs
+
+    asked = make_inputs(
+        model=session.model or "",
+        budget=session.budget or None,
+        task=session.task,
+        gpu=session.gpu,
+        count=session.count,
+        serving=session.spec(),
+        trials=session.trials,
+    )
+    if session.run is not None:
+        earlier = inputs(session.run)
+        if earlier is not None and earlier.identity() == asked.identity():
+            return session.run
+    return asked.run_dir()

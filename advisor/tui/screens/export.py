@@ -1,0 +1,170 @@
+"""Export: the files to deploy, each with a preview, and the command that serves them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar
+
+from rich.syntax import Syntax
+from rich.text import Text
+from textual import on
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.widget import Widget
+from textual.widgets import DataTable, Static
+
+from advisor.tui import run_files
+from advisor.tui.screens.base import AdvisorScreen
+from advisor.tui.widgets.lists import Scroll, Table
+from advisor.tui.words import plain, size
+from tuners.events import Event
+
+PREVIEW_BYTES = 64 * 2**10
+"""A preview is for reading; weights and long tables are named with their size."""
+LEXERS = {
+    ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".sh": "bash", ".md": "markdown",
+    ".py": "python", ".toml": "toml", ".txt": "text",
+}  # fmt: skip
+
+
+class ExportScreen(AdvisorScreen):
+    """Key 6."""
+
+    NAME = "export"
+    HELP_TEXT = """\
+ s         write the bundle of the run that is open (validates first if that was not done)
+ x         stop
+ y         copy the command that starts the server
+ p         copy the path of the file under the cursor
+ tab       to the preview, to scroll it
+
+A bundle whose validation failed is for inspection: its run.sh refuses to serve."""
+    CSS_PATH: ClassVar[list[str]] = ["base.tcss", "export.tcss"]  # type: ignore[assignment]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("s", "start", "Write bundle", id="export.start"),
+        Binding("y", "serve_command", "Copy serve command", id="serve"),
+        Binding("p", "path", "Copy path", id="path"),
+        Binding("x", "app.stop_work", "Stop", show=False, id="stop"),
+    ]
+
+    def body(self) -> Iterable[Widget]:
+        """Verdict above, files on the left, preview on the right."""
+        yield Static("", id="summary", markup=False)
+        with Horizontal(id="split"):
+            files = Table("file", "size", id="files", classes="panel")
+            files.border_title = "Bundle"
+            yield files
+            with Scroll(id="preview-panel", classes="panel") as preview:
+                preview.border_title = "Preview"
+                yield Static("", id="preview", markup=False)
+
+    def on_mount(self) -> None:
+        """List what is there."""
+        super().on_mount()
+        self.query_one("#files").focus()
+        self.shown_again()
+
+    def twin(self) -> list[str]:
+        """`advisor export --run DIR`."""
+        return self.session.stage_command("export")
+
+    @property
+    def _bundle(self) -> Path | None:
+        return None if self.session.run is None else self.session.run / "bundle"
+
+    def run_opened(self) -> None:
+        """Another run, another bundle."""
+        self.shown_again()
+
+    def run_changed(self, events: list[Event]) -> None:
+        """A stage that ended may have written it."""
+        if not events or any(e.kind in ("stage_finished", "stage_failed") for e in events):
+            self.shown_again()
+
+    def shown_again(self) -> None:
+        """Files and verdict as they are now."""
+        folder, summary = self._bundle, self.query_one("#summary", Static)
+        found: list[Path] = []
+        if folder is not None and folder.is_dir():
+            found = sorted(p for p in folder.rglob("*") if p.is_file())
+        rows = []
+        for path in found:
+            name = str(path.relative_to(folder)) if folder else path.name
+            rows.append((name, (name, plain(size(path.stat().st_size).rjust(10)))))
+        self.query_one("#files", Table).refill(rows)
+        if not found:
+            words = "4 starts a run, 7 opens an earlier one" if folder is None else "s writes it"
+            summary.update(plain(f"no bundle yet: {words}", "dim"))
+            if self.state.error is not None and self.advisor.working() is None:
+                summary.update(plain(self.state.error_text, "red"))
+            self.query_one("#preview", Static).update("")
+            return
+        report = run_files.validation(folder.parent) if folder else None
+        passed = report is not None and report.passed
+        verdict = Text()
+        verdict.append(
+            "✓ validated" if passed else "✗ for inspection only: the validation did not pass",
+            "green" if passed else "red",
+        )
+        verdict.append(f"  {folder}\n$ {self.serve_command()}")
+        summary.update(verdict)
+        self._preview()
+
+    def serve_command(self) -> str:
+        """What starts the server."""
+        return f"{self._bundle}/run.sh"
+
+    @on(DataTable.RowHighlighted, "#files")
+    def _preview(self) -> None:
+        name, folder = self.query_one("#files", Table).row_key, self._bundle
+        if name is None or folder is None:
+            return
+        path = folder / name
+        panel = self.query_one("#preview-panel")
+        panel.border_title = name
+        self.query_one("#preview", Static).update(preview(path, dark=self.app.current_theme.dark))
+        panel.scroll_home(animate=False)
+
+    def action_start(self) -> None:
+        """Run the stages up to the bundle."""
+        if self.session.run is None:
+            self.notify("no run is open: 4 starts one, 7 opens an earlier one", severity="warning")
+            return
+        self.advisor.start_work(self.twin(), self.session.run)
+
+    def action_serve_command(self) -> None:
+        """Copy it."""
+        if self._bundle is None or not (self._bundle / "run.sh").exists():
+            self.notify("there is no bundle yet", severity="warning")
+            return
+        self.app.copy_to_clipboard(self.serve_command())
+        self.notify(f"copied: {self.serve_command()}", markup=False)
+
+    def action_path(self) -> None:
+        """Copy the path of the file."""
+        name, folder = self.query_one("#files", Table).row_key, self._bundle
+        if name is not None and folder is not None:
+            self.app.copy_to_clipboard(str((folder / name).resolve()))
+            self.notify(f"copied: {(folder / name).resolve()}", markup=False)
+
+
+def preview(path: Path, *, dark: bool) -> Text | Syntax:
+    """The text of a file, highlighted by its ending; what is not text is named."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(PREVIEW_BYTES)
+    except OSError as exc:
+        return plain(f"cannot read {path}: {exc.strerror}", "red")
+    if b"\0" in data:
+        return plain(f"{path.name}: {size(path.stat().st_size)}, not text", "dim")
+    text = data.decode("utf-8", "replace")
+    if len(data) == PREVIEW_BYTES:
+        text += f"\n... ({size(path.stat().st_size)} in all)"
+    lexer = LEXERS.get(path.suffix, "text")
+    return Syntax(
+        text, lexer, theme="ansi_dark" if dark else "ansi_light", word_wrap=True, line_numbers=False
+    )
+
+
+SCREEN = ExportScreen

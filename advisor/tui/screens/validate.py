@@ -1,0 +1,180 @@
+"""Validate: stages, what was promised against what the engine measured, answers side by side, verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.text import Text
+from textual.binding import Binding, BindingType
+from textual.containers import Grid
+from textual.widget import Widget
+from textual.widgets import Static
+
+from advisor.tui import run_files
+from advisor.tui.process import tail
+from advisor.tui.screens.base import AdvisorScreen
+from advisor.tui.stage_words import stage_lines
+from advisor.tui.widgets.lists import Scroll, Table
+from advisor.tui.words import plain
+from tuners.events import Event, Measured
+
+if TYPE_CHECKING:
+    from tuners.validate.schema import Line, ValidationReport
+
+LOGS = ("validate", "measure-original", "quantize", "search")
+"""The log that is shown is the first of these that exists and was written last."""
+REDRAW_GAP_S = 0.3
+
+
+class ValidateScreen(AdvisorScreen):
+    """Key 5."""
+
+    NAME = "validate"
+    HELP_TEXT = """\
+ s         quantize if needed, then load original and checkpoint in the engine and compare
+ x         stop
+ l         the engine's (or quantizer's) log instead of the answers, and back
+ tab       stages, measurements, answers: each scrolls
+
+A gate that fails is a result: the verdict says which and why, and the bundle refuses to serve."""
+    CSS_PATH: ClassVar[list[str]] = ["base.tcss", "validate.tcss"]  # type: ignore[assignment]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("s", "start", "Validate", id="validate.start"),
+        Binding("x", "app.stop_work", "Stop", id="stop"),
+        Binding("l", "log", "Log", id="log"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._log = False
+        self._dirty = True
+
+    def body(self) -> Iterable[Widget]:
+        """Verdict above; stages and measurements; answers or log below."""
+        yield Static("", id="verdict", markup=False)
+        with Grid(id="panels"):
+            with Scroll(id="stages-panel", classes="panel") as stages:
+                stages.border_title = "Stages"
+                yield Static("", id="stages")
+            lines = Table("", "predicted", "measured", "unit", "ok", id="lines", classes="panel")
+            lines.border_title = "Predicted and measured"
+            yield lines
+            with Scroll(id="answers-panel", classes="panel"):
+                yield Static("", id="answers", markup=False)
+
+    def on_mount(self) -> None:
+        """Draw what is known, then as events come."""
+        super().on_mount()
+        self.query_one("#lines").focus()
+        self.set_interval(REDRAW_GAP_S, self._redraw)
+        self.shown_again()
+
+    def twin(self) -> list[str]:
+        """`advisor validate --run DIR`."""
+        return self.session.stage_command("validate")
+
+    def action_start(self) -> None:
+        """Run the stages up to validation."""
+        if self.session.run is None:
+            self.notify("no run is open: 4 starts one, 7 opens an earlier one", severity="warning")
+            return
+        self.advisor.start_work(self.twin(), self.session.run)
+
+    def action_log(self) -> None:
+        """Log or answers."""
+        self._log = not self._log
+        self._dirty = True
+        self._redraw()
+
+    def run_opened(self) -> None:
+        """Another run."""
+        self.shown_again()
+
+    def run_changed(self, events: list[Event]) -> None:
+        """Draw at the next tick."""
+        self._dirty = True
+
+    def shown_again(self) -> None:
+        """Draw now."""
+        self._dirty = True
+        self._redraw()
+
+    def _redraw(self) -> None:
+        if not self.is_current or not (self._dirty or self._log):
+            return
+        root = self.state.root
+        if self._log:
+            self._draw_log()
+        if not self._dirty:
+            return
+        self._dirty = False
+        self.query_one("#stages", Static).update(stage_lines(self.state, self.advisor.working()))
+        report = None if root is None else run_files.validation(root)
+        self.query_one("#verdict", Static).update(self._verdict(report))
+        measured: Iterable[Line | Measured] = self.state.measured.values() if report is None else report.lines
+        rows = [
+            (m.name, (m.name, _number(m.predicted), _number(m.measured), m.unit, _ok(m.ok))) for m in measured
+        ]
+        self.query_one("#lines", Table).refill(rows)
+        if not self._log:
+            panel = self.query_one("#answers-panel")
+            panel.border_title = "Answers side by side: original, then quantized (l: log)"
+            self.query_one("#answers", Static).update(
+                Text("no answers yet", style="dim") if report is None else _answers(report)
+            )
+
+    def _verdict(self, report: ValidationReport | None) -> Text:
+        state = self.state
+        if state.error is not None and self.advisor.working() is None:
+            return plain(state.error_text, "red")
+        if report is None:
+            return plain("not validated yet: s quantizes and validates the run that is open", "dim")
+        out = plain(
+            "✓ PASSED" if report.passed else "✗ FAILED", "bold green" if report.passed else "bold red"
+        )
+        out.append(f"  vLLM {report.quantized.engine_version}, plan {report.plan_key}")
+        for gate in report.gates:
+            sign, style = ("✓", "") if gate.passed else ("✗", "red")
+            out.append(f"\n{sign} {gate.name}: {gate.reason}", style=style)
+        for module, (planned, chosen) in list(report.kernel_mismatches.items())[:3]:
+            out.append(f"\nkernel of {module}: planned {planned}, chosen {chosen}", style="yellow")
+        return out
+
+    def _draw_log(self) -> None:
+        panel, root = self.query_one("#answers-panel", Scroll), self.state.root
+        files = [] if root is None else [root / "logs" / f"{name}.log" for name in LOGS]
+        files = sorted((f for f in files if f.exists()), key=lambda f: f.stat().st_mtime)
+        if not files:
+            panel.border_title = "Log (l: answers)"
+            self.query_one("#answers", Static).update("no child process has printed anything yet")
+            return
+        panel.border_title = f"Log: {files[-1]} (l: answers)"
+        at_end = panel.max_scroll_y - panel.scroll_y < 2
+        self.query_one("#answers", Static).update(plain(tail(files[-1])))
+        if at_end:
+            panel.scroll_end(animate=False)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.6g}"
+
+
+def _ok(ok: bool | None) -> Text:
+    return plain("" if ok is None else "✓" if ok else "✗ no", "green" if ok else "red")
+
+
+def _answers(report: ValidationReport) -> Text:
+    out = Text()
+    prompts = report.quantized.prompts or report.original.prompts
+    for index, prompt in enumerate(prompts):
+        out.append(f"{prompt.strip()}\n", style="bold")
+        for name, found in (("original ", report.original), ("quantized", report.quantized)):
+            answer = found.generations[index].strip() if index < len(found.generations) else "-"
+            out.append(f"{name} │ ", style="dim")
+            out.append(f"{answer}\n")
+        out.append("\n")
+    return out
+
+
+SCREEN = ValidateScreen

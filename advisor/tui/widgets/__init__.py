@@ -1,0 +1,1 @@
+"""Small widgets that draw one thing each and know nothing of files or processes."""
