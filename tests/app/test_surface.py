@@ -1,0 +1,99 @@
+"""The command line's surface, frozen: a change here is a change for users and for scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from advisor.cli.app import COMMANDS, build_app
+
+SERVING = {
+    "--context", "--max-model-len", "--concurrency", "--kv-cache-dtype", "--tp", "--tensor-parallel-size",
+    "--pp", "--pipeline-parallel-size", "--gpu-memory-utilization", "--kv-cache-memory",
+    "--max-num-batched-tokens", "--max-num-seqs", "--enforce-eager",
+}  # fmt: skip
+STAGE = {
+    "--run", "--plan", "--model", "--task", "--resume", "--no-resume", "--offline", "--yes", "-y",
+    "--dry-run", "--json", "--quiet", "-q",
+}  # fmt: skip
+SURFACE: dict[str, set[str]] = {
+    "hardware": {"--gpu", "--count", "--formats", "--bench", "--json", "--quiet", "-q"},
+    "inspect": {
+        "--gpu", "--count", "--formats", "--tp", "--tensor-parallel-size", "--units", "--trust-remote-code",
+        "--offline", "--json",
+    },
+    "fit": SERVING
+    | {
+        "--gpu", "--count", "--gpus", "--formats", "--task", "--min-context", "--min-params",
+        "--max-params", "--license", "--fits-only", "--top", "--explain", "--trust-remote-code",
+        "--offline", "--json",
+    },
+    "recommend": {
+        "--task", "--use", "--gpu", "--count", "--trust-remote-code", "--offline", "--json",
+    },
+    "tune": SERVING
+    | {
+        "--budget", "--task", "--gpu", "--count", "--formats", "--trials", "--seed", "--through",
+        "--calibration-samples", "--revision", "--trust-remote-code", "--run", "--resume", "--no-resume",
+        "--offline", "--yes", "-y", "--dry-run", "--json", "--quiet", "-q",
+    },
+    "quantize": STAGE,
+    "validate": STAGE,
+    "export": STAGE,
+    "demo": {
+        "--budget", "--trials", "--seed", "--through", "--run", "--resume", "--no-resume", "--json",
+        "--quiet", "-q",
+    },
+    "ingest": {
+        "--model", "--gpu", "--format", "--gpu-memory-utilization", "--kv-cache-memory", "--save",
+        "--trust-remote-code", "--offline", "--json",
+    },
+    "runs": {"--json"},
+    "doctor": {"--json"},
+    "schema": set(),
+    "completion": set(),
+}  # fmt: skip
+
+
+def test_the_commands() -> None:
+    assert list(COMMANDS) == list(SURFACE)
+
+
+@pytest.mark.parametrize("command", SURFACE)
+def test_the_options(command: str) -> None:
+    arguments = build_app()[command].assemble_argument_collection()
+    named = {name for argument in arguments for name in argument.names if name.startswith("-")}
+    assert named - {n for n in named if n.startswith("--empty")} == SURFACE[command] | _positional(command)
+
+
+def _positional(command: str) -> set[str]:
+    return set()
+
+
+@pytest.mark.parametrize("command", SURFACE)
+def test_help_has_examples_and_exit_codes(command: str, cli: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = cli(command, "--help")
+    assert code == 0
+    assert f"advisor {command}" in out.partition("Examples:")[2]
+    assert "Exit codes:" in out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_names_the_commands(shell: str, cli: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = cli("completion", shell)
+    assert code == 0
+    assert all(name in out for name in SURFACE)
+
+
+def test_every_contract_has_a_schema(cli: Callable[..., tuple[int, str, str]]) -> None:
+    import json
+
+    from advisor.cli.schema import CONTRACTS
+
+    for name in CONTRACTS:
+        code, out, _ = cli("schema", name)
+        found: dict[str, Any] = json.loads(out)
+        assert code == 0
+        assert "properties" in found or "oneOf" in found

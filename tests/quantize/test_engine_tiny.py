@@ -1,0 +1,209 @@
+"""A real run of the quantizer on a tiny random model: files, dtypes, values, bytes, kill and resume."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from profiles.errors import Interrupted
+from tests.quantize.models import llama_units, plan_of
+from tuners.child import run_child
+from tuners.events import Event
+from tuners.quantize import QuantizeResult, QuantizeSpec
+
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
+
+UNITS = llama_units(2)
+PLAN = plan_of(UNITS, "W8A8", "BF16", "W4A16_G32", "FP8_DYNAMIC", "W4A16_G64", "W8A16", "NVFP4", "MXFP4")
+WORDS = [f"w{i}" for i in range(60)]
+
+MAKE = """
+import sys, torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+torch.manual_seed(0)
+words = sys.argv[2].split()
+vocab = {w: i for i, w in enumerate(["<unk>", "</s>", *words])}
+tok = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+tok.pre_tokenizer = pre_tokenizers.Whitespace()
+fast = PreTrainedTokenizerFast(tokenizer_object=tok, unk_token="<unk>", eos_token="</s>")
+fast.save_pretrained(sys.argv[1])
+config = LlamaConfig(vocab_size=64, hidden_size=128, intermediate_size=256, num_hidden_layers=2,
+    num_attention_heads=4, num_key_value_heads=2, head_dim=32, tie_word_embeddings=True)
+LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(sys.argv[1])
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random llama of 2 layers in bfloat16 with a word tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny")
+    subprocess.run(
+        [sys.executable, "-c", MAKE, str(folder), " ".join(WORDS)], check=True, capture_output=True
+    )
+    return folder
+
+
+def spec_of(model: Path, out: Path, **changes: object) -> QuantizeSpec:
+    """The mixed plan on the tiny model."""
+    text = " ".join(WORDS[(i * i + i // 7) % len(WORDS)] for i in range(2000))
+    base = {
+        "model_path": str(model), "units": UNITS, "plan": PLAN, "out_dir": str(out),
+        "calibration_texts": (text,), "num_samples": 8, "max_seq_length": 64,
+    }  # fmt: skip
+    return QuantizeSpec.model_validate({**base, **changes})
+
+
+def quantize(
+    spec: QuantizeSpec, events: list[Event], cancelled: threading.Event | None = None
+) -> QuantizeResult:
+    """Run the job in a child."""
+    raw = run_child(
+        "tuners.quantize.job",
+        spec,
+        emit=events.append,
+        log_path=Path(spec.out_dir + ".log"),
+        stage="quantize",
+        cancelled=cancelled.is_set if cancelled else None,
+    )
+    return QuantizeResult.model_validate(raw)
+
+
+@pytest.fixture(scope="module")
+def done(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[QuantizeResult, list[Event]]:
+    """One finished run."""
+    events: list[Event] = []
+    return quantize(spec_of(tiny, tmp_path_factory.mktemp("run") / "out"), events), events
+
+
+def test_bytes_are_the_plans_price(done: tuple[QuantizeResult, list[Event]]) -> None:
+    assert done[0].unit_bytes == PLAN.bytes_of(UNITS)
+    assert done[0].methods["W4A16_G32"] == "gptq"
+    assert done[0].methods["W8A8"] == "rtn"
+
+
+def test_everything_an_engine_needs_is_there(done: tuple[QuantizeResult, list[Event]], tiny: Path) -> None:
+    out = Path(done[0].checkpoint)
+    config = json.loads((out / "config.json").read_text())
+
+    assert config["dtype"] == "bfloat16"
+    assert config["quantization_config"]["format"] == "mixed-precision"
+    assert (out / "tokenizer.json").read_bytes() == (tiny / "tokenizer.json").read_bytes()
+    assert Path(done[0].recipe).stat().st_size > 0
+    assert not Path(done[0].checkpoint + ".partial").exists()
+
+
+def test_nothing_is_float32_but_the_scales_of_nvfp4(done: tuple[QuantizeResult, list[Event]]) -> None:
+    from profiles.models.headers import read_tensors
+
+    wide = {t.name.rpartition(".")[2] for t in read_tensors(Path(done[0].checkpoint)) if t.dtype == "F32"}
+    assert wide == {"weight_global_scale", "input_global_scale"}
+
+
+CLOSE = """
+import json, sys, torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+ids = torch.arange(2, 60)[None]
+original = load_file(sys.argv[1] + "/model.safetensors")
+model = AutoModelForCausalLM.from_pretrained(sys.argv[2], dtype=torch.bfloat16)
+model(ids)  # the library decompresses the weights on the first call
+errors = {}
+for name, weight in model.state_dict().items():
+    if name.endswith("_proj.weight"):
+        w = original[name].float()
+        errors[name[:-7]] = ((weight.float() - w).norm() / w.norm()).item()
+print(json.dumps(errors))
+"""
+
+
+def test_weights_come_back_within_each_formats_rounding(
+    done: tuple[QuantizeResult, list[Event]], tiny: Path
+) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", CLOSE, str(tiny), done[0].checkpoint],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    errors = json.loads(run.stdout.splitlines()[-1])
+    limits = {
+        "BF16": 0.0, "W8A8": 0.012, "W8A16": 0.012, "FP8_DYNAMIC": 0.04,
+        "W4A16_G32": 0.2, "W4A16_G64": 0.25, "NVFP4": 0.2, "MXFP4": 0.25,
+    }  # fmt: skip
+    formats = PLAN.by_linear(UNITS)
+
+    assert errors.keys() == formats.keys()
+    for name, error in errors.items():
+        assert error <= limits[formats[name]], (name, formats[name])
+        assert (error == 0) == (formats[name] == "BF16"), (name, formats[name])
+
+
+def test_progress_reaches_the_end_and_memory_is_reported(done: tuple[QuantizeResult, list[Event]]) -> None:
+    steps = [e for e in done[1] if e.kind == "progress"]
+    finished = [e for e in done[1] if e.kind == "stage_finished"]
+
+    assert steps[-1].done == steps[-1].total == 2
+    assert [s.done for s in steps] == sorted(s.done for s in steps)
+    assert finished[0].peak_rss_bytes == done[0].peak_rss_bytes > 10**8
+
+
+def test_a_killed_writer_leaves_nothing_that_looks_finished_and_the_next_run_finishes(
+    tiny: Path, tmp_path: Path
+) -> None:
+    spec = spec_of(tiny, tmp_path / "out", method="rtn", plan=plan_of(UNITS, "W8A8", "W4A16_G32"))
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not spec.partial_dir.exists():
+            time.sleep(0.01)
+        stop.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    with pytest.raises(Interrupted):
+        quantize(spec, [], stop)
+    assert not Path(spec.out_dir).exists()
+    assert spec.partial_dir.exists()
+
+    events: list[Event] = []
+    result = quantize(spec, events)
+    assert any(e.kind == "message" and "did not finish" in e.text for e in events)
+    assert not spec.partial_dir.exists()
+    assert result.unit_bytes == spec.plan.bytes_of(UNITS)
+    assert quantize(spec, []).skipped
+
+
+def test_the_cpu_loop_of_gptq_gives_the_librarys_numbers() -> None:
+    code = """
+import torch
+torch.set_num_threads(1)
+from compressed_tensors.quantization import QuantizationArgs
+import llmcompressor.modifiers.gptq.gptq_quantize as g
+from tuners.quantize.gptq_cpu import register
+def both(**kw):
+    torch.manual_seed(0)
+    w, x = torch.randn(2, 24, 192), torch.randn(512, 192)
+    h = (x.T @ x / 256)[None].repeat(2, 1, 1)
+    args = QuantizationArgs(num_bits=4, type='int', symmetric=True, **kw)
+    n = 32 if kw['strategy'] == 'group' else 192
+    s = w.reshape(2, 24, -1, n).abs().amax(-1) / 7.5
+    z = torch.zeros_like(s)
+    return lambda: g.quantize_weight(w.clone(), h.clone(), s, z, None, args)
+cases = [both(strategy='group', group_size=32, actorder=a) for a in ('static', 'weight', None)]
+cases.append(both(strategy='channel', actorder='static'))
+before = [c() for c in cases]
+register()
+for old, case in zip(before, cases):
+    new = case()
+    assert (old[0] - new[0]).abs().max() < 1e-5, (old[0] - new[0]).abs().max()
+    assert torch.allclose(old[1], new[1], rtol=1e-4)
+print('same')
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout.strip().endswith("same"), run.stderr[-2000:]

@@ -1,0 +1,116 @@
+"""The search as its users run it: a child process, resumable, reproducible, within the budget."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import optuna
+import pytest
+
+from profiles.errors import Interrupted, UsageError
+from profiles.models import read_model
+from profiles.tasks.schema import TaskProfile, TextSplits
+from tests.tuners.conftest import sentences
+from tuners.budget import parse_budget
+from tuners.child import run_child
+from tuners.events import Event
+from tuners.plan import PrecisionPlan, Unit
+from tuners.search.schema import SearchResult, SearchSettings, SearchSpec
+from tuners.units import fixed_bytes
+
+
+def spec(
+    tiny_model_dir: Path, units: list[Unit], run_dir: Path, trials: int = 10, seed: int = 3
+) -> SearchSpec:
+    fixed = fixed_bytes(read_model(str(tiny_model_dir)), units)
+    task = TaskProfile(
+        name="test",
+        title="test",
+        prior="low",
+        prior_source="test",
+        origin="made by the test",
+        licence="Apache-2.0",
+        quality_floor_ppl_ratio=1.5,
+        splits=TextSplits(
+            search=tuple(sentences(40, 2)), select=tuple(sentences(20, 3)), evaluate=tuple(sentences(20, 4))
+        ),
+    )
+    return SearchSpec(
+        run_dir=run_dir,
+        model_path=tiny_model_dir,
+        units=tuple(units),
+        fixed_bytes=fixed,
+        budget_bytes=parse_budget("5.5bits", units, fixed).unit_bytes,
+        task=task,
+        settings=SearchSettings(trials=trials, seed=seed, seq_len=32, front_bits=(5.0, 7.0)),
+    )
+
+
+def search(job: SearchSpec, events: list[Event] | None = None) -> SearchResult:
+    sink = events if events is not None else []
+    result = run_child(
+        "tuners.search.job", job, emit=sink.append, log_path=job.run_dir / "log.txt", stage="search"
+    )
+    return SearchResult.model_validate(result)
+
+
+def test_search_finds_measures_and_reports(
+    tiny_model_dir: Path, tiny_units: list[Unit], tmp_path: Path
+) -> None:
+    job, events = spec(tiny_model_dir, tiny_units, tmp_path / "run"), []
+    result = search(job, events)
+
+    assert result.best.unit_bytes <= job.budget_bytes
+    assert PrecisionPlan.from_yaml(job.run_dir / "plan.yaml") == result.best.plan
+    labels = [m.label for m in result.held_out]
+    assert labels[1:] == ["exact additive", "uniform int4", "uniform int8", "uniform fp8"]
+    assert result.trials == 10
+    assert {e.kind for e in events} >= {"sensitivity", "trial", "front_point", "progress", "stage_finished"}
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{job.run_dir / 'study.db'}")
+    assert all(t.user_attrs["excess_bytes"] <= 0 for t in study.trials)
+    measured_cells = [e for e in events if e.kind == "sensitivity"]
+    assert len(measured_cells) == 3 * len(tiny_units)
+
+    again: list[Event] = []
+    resumed = search(job, again)
+    assert resumed.best == result.best
+    assert not [e for e in again if e.kind in ("trial", "sensitivity")]
+
+
+def test_same_seed_same_plan_also_after_an_interruption(
+    tiny_model_dir: Path, tiny_units: list[Unit], tmp_path: Path
+) -> None:
+    straight = search(spec(tiny_model_dir, tiny_units, tmp_path / "a", trials=8))
+    job = spec(tiny_model_dir, tiny_units, tmp_path / "b", trials=8)
+    stop, events = threading.Event(), []
+
+    def watch(event: Event) -> None:
+        events.append(event)
+        if sum(e.kind == "trial" for e in events) >= 3:
+            stop.set()
+
+    with pytest.raises(Interrupted, match="stopped"):
+        run_child(
+            "tuners.search.job",
+            job,
+            emit=watch,
+            log_path=job.run_dir / "log.txt",
+            stage="search",
+            cancelled=stop.is_set,
+        )
+    done_before = [e for e in events if e.kind == "trial"]
+    resumed = search(job)
+    assert len(done_before) >= 3
+    assert resumed.best.plan.key == straight.best.plan.key
+    assert resumed.held_out[0].quality.kl == pytest.approx(straight.held_out[0].quality.kl, rel=1e-4)
+
+
+def test_a_missing_model_is_an_error_not_a_traceback(
+    tiny_units: list[Unit], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    job = spec(tiny_model_dir, tiny_units, tmp_path / "run")
+    broken = job.model_copy(update={"model_path": tmp_path / "nowhere"})
+    with pytest.raises(UsageError) as info:
+        search(broken)
+    assert "cannot load this model" in str(info.value)

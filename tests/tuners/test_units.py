@@ -1,0 +1,57 @@
+"""What may be expressed: fusions, shape rules and kernels decide before any search starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from profiles.errors import UsageError
+from profiles.hardware.schema import Device, DeviceKind
+from profiles.models import read_model
+from profiles.provenance import Figure
+from tuners.plan import Unit
+from tuners.units import build_units, excluded_formats, fixed_bytes
+
+
+def gpu(capability: tuple[int, int]) -> Device:
+    return Device(
+        kind=DeviceKind.CUDA,
+        name="test GPU",
+        total_bytes=Figure.exact(24 * 2**30, "B", "test"),
+        compute_capability=capability,
+    )
+
+
+def test_fused_projections_are_one_unit(tiny_units: list[Unit]) -> None:
+    assert [u.role for u in tiny_units] == ["qkv", "o", "gate_up", "down"] * 4
+    assert {m.name.rsplit(".", 1)[1] for m in tiny_units[0].linears} == {"q_proj", "k_proj", "v_proj"}
+
+
+def test_group_size_follows_the_shape(tiny_model_dir: Path, cpu: Device) -> None:
+    units = build_units(read_model(str(tiny_model_dir)), cpu, formats=["W4A16"])
+    assert {u.options for u in units} == {("W4A16_G128", "BF16")}
+
+
+def test_int8_is_left_out_on_blackwell_with_the_reason(tiny_model_dir: Path) -> None:
+    units = build_units(read_model(str(tiny_model_dir)), gpu((10, 0)))
+    assert all("W8A8" not in u.options for u in units)
+    assert any("Blackwell" in reason for reason in excluded_formats(units))
+
+
+def test_a_group_never_straddles_ranks(tiny_model_dir: Path, cpu: Device) -> None:
+    units = build_units(read_model(str(tiny_model_dir)), cpu, formats=["W4A16_G128"], tp=2)
+    o_proj = next(u for u in units if u.role == "o")
+    assert "W4A16_G128" not in o_proj.options
+    assert "straddle" in o_proj.excluded["W4A16_G128"]
+
+
+def test_fixed_and_unit_bytes_are_the_whole_checkpoint(tiny_model_dir: Path, tiny_units: list[Unit]) -> None:
+    model = read_model(str(tiny_model_dir))
+    as_stored = fixed_bytes(model, tiny_units) + sum(u.bytes_as("BF16") for u in tiny_units)
+    assert as_stored == sum(t.nbytes for t in model.tensors)
+
+
+def test_unknown_format_names_the_nearest(tiny_model_dir: Path, cpu: Device) -> None:
+    with pytest.raises(UsageError, match="FP8_DYNAMIC"):
+        build_units(read_model(str(tiny_model_dir)), cpu, formats=["FP8_DYNAMC"])

@@ -1,0 +1,141 @@
+"""The real engine on a tiny random model: one measurement, shared by every test here."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from profiles.errors import RunFailed
+from profiles.footprint.schema import ServingSpec
+from profiles.models.reader import read_model
+from tests.validate.examples import cpu_device
+from tuners.events import Event, Progress
+from tuners.plan import PrecisionPlan
+from tuners.units import build_units
+from tuners.validate.measure import MeasureSpec
+from tuners.validate.run import measure_checkpoint
+from tuners.validate.schema import EngineMeasurement
+from tuners.validate.served import served_weights_bytes
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+WORDS = [f"w{i}" for i in range(125)] + ["<unk>", "<s>", "</s>"]
+SERVING = ServingSpec(max_model_len=256, max_num_seqs=4, kv_cache_memory_bytes=32 * 2**20, dtype="float32")
+TEXTS = (" ".join(f"w{(i * i) % 125}" for i in range(160)),)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two blocks of a random Llama with a vocabulary of 128 words."""
+    pytest.importorskip("vllm")
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(WORDS), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=32, max_position_embeddings=256,
+        bos_token_id=126, eos_token_id=127, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def measured(
+    tiny: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[EngineMeasurement, list[Event], Path]:
+    """The measurement, the events it sent, and where it wrote."""
+    out = tmp_path_factory.mktemp("measured")
+    events: list[Event] = []
+    spec = MeasureSpec(
+        checkpoint=str(tiny), serving=SERVING, evaluate_texts=TEXTS, prompts=("w1 w2 w3",), eval_tokens=100,
+        seq_len=64, top_k=16, generate_tokens=4, prefill_tokens=64, decode_tokens=4,
+        reference_path=str(out / "reference.npz"), is_reference=True, out_path=str(out / "original.json"),
+    )  # fmt: skip
+    found = measure_checkpoint(spec, emit=events.append, log_path=out / "engine.log")
+    return found, events, out
+
+
+Measured = tuple[EngineMeasurement, list[Event], Path]
+
+
+def test_a_random_model_is_as_perplexed_as_its_vocabulary_is_large(measured: Measured) -> None:
+    found, _, _ = measured
+
+    assert found.eval_tokens == 100
+    assert found.perplexity == pytest.approx(len(WORDS), rel=0.25)
+
+
+def test_loaded_bytes_are_those_that_were_predicted(measured: Measured, tiny: Path) -> None:
+    found, _, _ = measured
+    model = read_model(str(tiny))
+    units = build_units(model, cpu_device())
+    plan = PrecisionPlan(formats={u.name: "BF16" for u in units})
+
+    assert found.weights_bytes == served_weights_bytes(model, plan, units, "float32")
+    assert {u.name for u in units} <= found.kernels.keys()
+    assert {found.kernels[u.name] for u in units} == {"UnquantizedLinearMethod"}
+
+
+def test_the_cache_has_the_tokens_that_its_bytes_hold(measured: Measured) -> None:
+    found, _, _ = measured
+    per_token = 2 * 2 * 1 * 32 * 4  # K and V, layers, heads, head_dim, float32
+
+    assert found.kv_cache_bytes / found.kv_tokens == per_token
+    assert 0.9 * 32 * 2**20 <= found.kv_cache_bytes <= 32 * 2**20
+    assert found.max_concurrency == pytest.approx(found.kv_tokens / 256)
+
+
+def test_everything_is_measured_and_told(measured: Measured) -> None:
+    found, events, out = measured
+
+    speeds = (found.prefill_tokens_s, found.decode_tokens_s, found.ttft_ms, found.itl_ms)
+    assert all(math.isfinite(s) and s > 0 for s in speeds)
+    assert len(found.generations) == len(found.prompts) == 1
+    assert found.log_path == str(out / "engine.log")
+    assert EngineMeasurement.model_validate_json((out / "original.json").read_text()) == found
+    ends = [e.done for e in events if isinstance(e, Progress) and e.total]
+    assert ends[-1] == 100
+
+
+def test_nothing_is_left_running(measured: Measured) -> None:
+    _, _, out = measured
+    mine = [
+        pid
+        for pid in os.listdir("/proc")
+        if pid.isdigit() and str(out).encode() in _command_line(Path("/proc", pid))
+    ]
+
+    assert mine == []
+
+
+def _command_line(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_an_engine_that_cannot_start_says_why(tiny: Path, tmp_path: Path) -> None:
+    """A context that the cache cannot hold: the reason is the engine's own."""
+    starved = SERVING.model_copy(update={"kv_cache_memory_bytes": 4096})
+    spec = MeasureSpec(checkpoint=str(tiny), serving=starved, evaluate_texts=TEXTS)
+
+    with pytest.raises(RunFailed, match="did not start") as caught:
+        measure_checkpoint(spec, emit=lambda _: None, log_path=tmp_path / "engine.log")
+    assert "No available memory for the cache blocks" in (caught.value.got or "")
+    assert str(tmp_path / "engine.log") in (caught.value.where or "")
