@@ -1,36 +1,31 @@
-"""The whole way on the real model, with the real quantizer and the real engine; then once more, warm."""
+"""The whole way on the real model, with the real quantizer and the real engine; then served, then warm."""
 
 from __future__ import annotations
 
-import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
+import httpx
 import pytest
-from platformdirs import user_cache_path
+from ruamel.yaml import YAML
 
-CACHE = user_cache_path("advisor")
-"""Taken at import, before other tests point the cache elsewhere: the model is prepared once per machine."""
+from tests.conftest import DemoRun
 
+pytestmark = pytest.mark.engine
 
-def demo(root: Path) -> tuple[dict[str, Any], str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "advisor", "demo", "--trials", "2", "--run", str(root), "--json"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "XDG_CACHE_HOME": str(CACHE.parent)},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout), done.stderr
+START_S = 300
+"""Longest wait for the server on a busy machine; it takes half a minute on an idle one."""
 
 
-@pytest.mark.engine
-def test_demo_ends_with_a_validated_bundle_and_resumes(tmp_path: Path) -> None:
-    root = tmp_path / "run"
-    found, _ = demo(root)
+def test_demo_ends_with_a_validated_bundle(demo_run: DemoRun) -> None:
+    root, found, _ = demo_run
     best, *others = found["search"]["held_out"]
     assert best["unit_bytes"] <= found["search"]["budget_bytes"]
     assert best["quality"]["kl"] < next(o for o in others if o["label"] == "uniform int4")["quality"]["kl"]
@@ -41,7 +36,81 @@ def test_demo_ends_with_a_validated_bundle_and_resumes(tmp_path: Path) -> None:
         "profile", "footprint", "search", "quantize", "measure-original", "validate", "export",
     }  # fmt: skip
 
-    again, log = demo(root)
-    assert again["search"] == found["search"]
-    assert again["validation"] == found["validation"]
+
+def test_a_second_call_skips_every_stage_and_finds_the_same(demo_run: DemoRun) -> None:
+    again, log = demo_run.again()
+    assert again["search"] == demo_run.found["search"]
+    assert again["validation"] == demo_run.found["validation"]
     assert log.count("unchanged, skipped") == 8  # seven stages and the prepared model
+
+
+class Server:
+    """The bundle's run.sh on a free port."""
+
+    def __init__(self, bundle: Path, log: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = int(free.getsockname()[1])
+        self.log = log
+        self.model = YAML(typ="safe").load((bundle / "serve.yaml").read_text())["served-model-name"]
+        self.process = subprocess.Popen(
+            [bundle / "run.sh"],
+            env={**os.environ, "PORT": str(self.port), "PYTHON": sys.executable},
+            stdout=log.open("wb"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            try:
+                if httpx.get(f"{self.url}/health").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.5)
+        raise AssertionError(f"no server after {START_S} s:\n{self.log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="module")
+def server(demo_run: DemoRun, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for the tests below."""
+    started = Server(demo_run.root / "bundle", tmp_path_factory.mktemp("server") / "log")
+    try:
+        started.wait_until_ready()
+        yield started
+    finally:
+        if started.process.poll() is None:
+            os.killpg(started.process.pid, signal.SIGKILL)
+
+
+def test_the_bundle_answers_chat_requests_side_by_side(server: Server) -> None:
+    from openai import OpenAI
+
+    client = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+
+    def ask(number: int) -> str:
+        reply = client.chat.completions.create(
+            model=server.model,
+            messages=[{"role": "user", "content": f"What is {number} plus {number}?"}],
+            max_tokens=8,
+            temperature=0,
+        )
+        return reply.choices[0].message.content or ""
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(ask, range(24)))
+    assert all(answers)
+    assert ask(7) == ask(7)
+
+
+def test_the_server_stops_cleanly(server: Server) -> None:
+    os.kill(server.process.pid, signal.SIGTERM)
+    assert server.process.wait(timeout=60) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{server.url}/health")

@@ -134,6 +134,8 @@ from advisor.pipeline.run import opened
 from advisor.pipeline.stage import run_stage
 from profiles.errors import Interrupted
 from tests.app.test_stages import child
+# a test runner started in the background hands on an ignored SIGINT
+signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGTERM, _on_terminate)
 try:
     with opened(Path(sys.argv[1])) as context:
