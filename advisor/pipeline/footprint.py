@@ -132,7 +132,9 @@ def footprint(context: StageContext, inputs: RunInputs, facts: Facts, *, resume:
         )
         write_json(stage.workspace.path("budget.json"), {**budget.model_dump(mode="json"), "origin": origin})
         for label, answer in found.items():
-            stage.emit(Message(stage="footprint", text=f"{label}: {answer.verdict.value} - {answer.reason}"))
+            verdict = answer.verdict.value
+            said = answer.reason if answer.reason.startswith(verdict) else f"{verdict}: {answer.reason}"
+            stage.emit(Message(stage="footprint", text=f"{label}: {said}"))
         return (
             f"budget {budget.total_bytes / 2**20:,.1f} MiB for the checkpoint, "
             f"{budget.bits_per_weight:.3f} bits per quantizable weight ({origin})"
