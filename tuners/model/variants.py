@@ -14,12 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from profiles.formats import Activations, Format, get_format
+from tuners.model import smoothing
 from tuners.model.host import ModelHost
+
+VERSION = 2
+"""Raised when the same model and text give other codes: caches of other versions are not reused."""
+
+INPUT_SCALE = "input_scale"
+"""Name of the scale's exponents in a variant's file."""
 
 FP8_MAX = 448.0
 """Largest finite E4M3 value (OCP 8-bit floating point specification)."""
@@ -115,6 +123,7 @@ class VariantStore:
         self.memory_bytes = memory_bytes
         self._dense: OrderedDict[tuple[str, str], dict[str, Tensor]] = OrderedDict()
         self._used_bytes = 0
+        self._scales: dict[tuple[str, str], Tensor | None] = {}
 
     def path(self, unit: str, fmt: str) -> Path:
         """The file of one variant."""
@@ -124,14 +133,25 @@ class VariantStore:
         """Whether the variant is on disk (16-bit always is: the original)."""
         return fmt == "BF16" or self.path(unit, fmt).exists()
 
-    def put(self, unit: str, fmt: str, variants: Mapping[str, LinearVariant]) -> None:
-        """Write the variants of a unit's linears; a reader never sees half a file."""
+    def put(
+        self,
+        unit: str,
+        fmt: str,
+        variants: Mapping[str, LinearVariant],
+        input_scale: Tensor | None = None,
+    ) -> None:
+        """Write the variants of a unit's linears; a reader never sees half a file.
+
+        With `input_scale` (in,), powers of two, the codes are those of the weight times that scale.
+        """
         from safetensors.torch import save_file
 
         tensors: dict[str, Tensor] = {}
         for name, variant in variants.items():
             tensors[f"{name}.codes"] = variant.codes.contiguous()
             tensors[f"{name}.scale"] = variant.scale.contiguous()
+        if input_scale is not None:
+            tensors[INPUT_SCALE] = smoothing.exponents(input_scale)
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.path(unit, fmt).with_suffix(".partial")
         save_file(tensors, partial)
@@ -147,8 +167,36 @@ class VariantStore:
                 for m in self.host.units[unit].linears
             }
 
+    def input_scale(self, unit: str, fmt: str) -> Tensor | None:
+        """The stored input scale (in,) of a variant, None when it has none."""
+        from safetensors import safe_open
+
+        if not smoothing.rounds_inputs(get_format(fmt)):
+            return None
+        if (unit, fmt) not in self._scales:
+            with safe_open(self.path(unit, fmt), "pt") as file:
+                found = file.get_tensor(INPUT_SCALE) if INPUT_SCALE in file.keys() else None  # noqa: SIM118
+            self._scales[unit, fmt] = None if found is None else smoothing.from_exponents(found)
+        return self._scales[unit, fmt]
+
+    def save_input_scales(self, path: Path) -> None:
+        """All input scales as one .npz of int8 exponents, keyed `UNIT--FORMAT`; written whole or not."""
+        found = {
+            f"{unit.name}--{fmt}": smoothing.exponents(scale).cpu().numpy()
+            for unit in self.host.units.values()
+            for fmt in unit.options
+            if self.has(unit.name, fmt) and (scale := self.input_scale(unit.name, fmt)) is not None
+        }
+        partial = path.with_name(f"{path.name}.partial")
+        with partial.open("wb") as file:
+            np.savez_compressed(file, **found)
+        partial.replace(path)
+
     def dense(self, unit: str, fmt: str) -> dict[str, Tensor]:
-        """Dequantized weights in the compute dtype; least recently used ones leave memory first."""
+        """Dequantized weights in the compute dtype; least recently used ones leave memory first.
+
+        An input scale is taken out again (exactly: it is a power of two): `install` applies it to the input.
+        """
         if fmt == "BF16":
             return {m.name: self.host.original[m.name] for m in self.host.units[unit].linears}
         key = (unit, fmt)
@@ -156,9 +204,12 @@ class VariantStore:
             self._dense.move_to_end(key)
             return self._dense[key]
         weights = {}
+        scale = self.input_scale(unit, fmt)
         for name, variant in self.codes(unit, fmt).items():
             like = self.host.original[name]
             weights[name] = variant.dequantize(like.dtype).to(like.device)
+            if scale is not None:
+                weights[name] /= scale.to(like)
         self._dense[key] = weights
         self._used_bytes += _nbytes(weights)
         while self._used_bytes > self.memory_bytes and len(self._dense) > 1:
@@ -173,7 +224,7 @@ class VariantStore:
             for linear_name, weight in self.dense(unit, name).items():
                 module = self.host.linear(linear_name)
                 module.weight.data = weight
-                round_input = _activation_rounding(fmt)
+                round_input = input_rounding(fmt, self.input_scale(unit, name))
                 if round_input is None:
                     module.__dict__.pop("forward", None)
                 else:
@@ -205,16 +256,28 @@ def fp8_per_token(x: Tensor) -> Tensor:
     return (x / scale).clamp_(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn).to(x.dtype).mul_(scale)
 
 
-def _activation_rounding(fmt: Format) -> Callable[[Tensor], Tensor] | None:
+def input_rounding(fmt: Format, scale: Tensor | None = None) -> Callable[[Tensor], Tensor] | None:
+    """What the format does to the layer's input; None for 16-bit activations.
+
+    With a scale the input is rounded divided by it, then multiplied back.
+    """
     match fmt.activations:
         case Activations.INT8_TOKEN:
-            return int8_per_token
+            plain = int8_per_token
         case Activations.FP8_TOKEN:
-            return fp8_per_token
+            plain = fp8_per_token
         case Activations.A16:
             return None
         case _:
             raise NotImplementedError(f"no activation rounding written for {fmt.name}")
+    if scale is None:
+        return plain
+
+    def scaled(x: Tensor) -> Tensor:
+        by = scale.to(x)
+        return plain(x / by).mul_(by)
+
+    return scaled
 
 
 def _rounded_forward(module: nn.Linear, round_input: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Any]:

@@ -15,7 +15,7 @@ from tuners.events import Emit, FrontPoint, Message, Progress, StageFinished, St
 from tuners.model import cache
 from tuners.model.calibrate import build_variants
 from tuners.model.host import ModelHost
-from tuners.model.variants import VariantStore
+from tuners.model.variants import VERSION, VariantStore
 from tuners.plan import PrecisionPlan, uniform
 from tuners.search.schema import Comparison, MeasuredPlan, SearchResult, SearchSpec
 from tuners.search.study import PriceStudy
@@ -74,7 +74,8 @@ class _Search:
         for text in self.spec.task.splits.search:
             digest.update(text.encode())
         digest.update(
-            f"{self.set.seq_len}:{self.set.calibration_sequences}:{self.set.gptq_damping}:{torch.__version__}".encode()
+            f"{self.set.seq_len}:{self.set.calibration_sequences}:{self.set.gptq_damping}:{torch.__version__}:"
+            f"{VERSION}".encode()
         )
         return digest.hexdigest()[:16]
 
@@ -87,6 +88,7 @@ class _Search:
             damping=self.set.gptq_damping,
             batch_size=self.set.batch_size,
         )
+        self.store.save_input_scales(self.spec.run_dir / "input_scales.npz")
         table = self.sensitivity()
         start = time.monotonic()
         study = self.study(table)
