@@ -207,3 +207,30 @@ print('same')
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.strip().endswith("same"), run.stderr[-2000:]
+
+
+def test_input_scales_of_the_search_are_folded_into_norm_and_weight(tiny: Path, tmp_path: Path) -> None:
+    import numpy as np
+    import torch
+    from safetensors.torch import load_file
+
+    unit = UNITS[0]
+    exponents = np.arange(128, dtype=np.int8) % 5 - 2
+    np.savez(tmp_path / "scales.npz", **{f"{unit.name}--W8A8": exponents})
+    spec = spec_of(
+        tiny, tmp_path / "out", method="rtn", plan=plan_of(UNITS, "W8A8", "BF16"),
+        input_scales=str(tmp_path / "scales.npz"),
+    )  # fmt: skip
+    result = quantize(spec, [])
+
+    assert result.input_scaled == (unit.name,)
+    assert result.calibration_tokens == 0  # nothing left to look at data for
+    before, after = load_file(tiny / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    scale = torch.from_numpy(exponents).float().exp2()
+    norm, first = "model.layers.0.input_layernorm.weight", unit.linears[0].name
+    assert torch.equal(after[norm].float(), before[norm].float() / scale)
+    served = after[f"{first}.weight"].float() * after[f"{first}.weight_scale"].float()
+    wanted = before[f"{first}.weight"].float() * scale
+    assert (served - wanted).norm() / wanted.norm() < 0.012
+    untouched = "model.layers.1.input_layernorm.weight"
+    assert torch.equal(after[untouched], before[untouched])
