@@ -16,7 +16,7 @@ from profiles.errors import UsageError
 if TYPE_CHECKING:
     from tuners.search.schema import SearchResult, SearchSpec
 
-OUTPUTS = ("search.json", "plan.yaml", "sensitivity.json", "study.db")
+OUTPUTS = ("search.json", "plan.yaml", "sensitivity.json", "front.json")
 
 
 def cache_dir() -> Path:

@@ -39,6 +39,7 @@ SURFACE: dict[str, set[str]] = {
         "--calibration-samples", "--revision", "--trust-remote-code", "--run", "--resume", "--no-resume",
         "--offline", "--yes", "-y", "--dry-run", "--json", "--quiet", "-q",
     },
+    "front": {"--run", "--budget", "--plan-out", "--json"},
     "quantize": STAGE,
     "validate": STAGE,
     "export": STAGE,
