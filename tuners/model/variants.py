@@ -27,16 +27,20 @@ FP8_MAX = 448.0
 
 @dataclass(frozen=True)
 class LinearVariant:
-    """Codes (int8 or float8_e4m3) of shape (out, in) and scales (out, groups) in bfloat16."""
+    """Codes (int8 or float8_e4m3) of shape (out, in), scales (out, groups) in bfloat16, and for asymmetric
+    formats zero points (out, groups) in int8."""
 
     codes: Tensor
     scale: Tensor
+    zero: Tensor | None = None
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The weight that a kernel multiplies by: code times scale."""
+        """The weight that a kernel multiplies by: (code - zero point) times scale."""
         out_features, in_features = self.codes.shape
         groups = self.scale.shape[1]
         wide = self.codes.to(torch.float32).view(out_features, groups, in_features // groups)
+        if self.zero is not None:
+            wide = wide - self.zero.to(torch.float32).unsqueeze(-1)
         return (wide * self.scale.to(torch.float32).unsqueeze(-1)).view(out_features, in_features).to(dtype)
 
 
@@ -45,31 +49,42 @@ def round_scale(scale: Tensor) -> Tensor:
     return scale.to(torch.bfloat16).clamp_min(torch.finfo(torch.bfloat16).tiny)
 
 
-def minmax_scale(weight: Tensor, fmt: Format) -> Tensor:
-    """Symmetric min-max scale (out, groups): absmax over half the code range, as compressed-tensors'
-    `calculate_qparams` has it (2^bits - 1 codes for integers, 2 x 448 for E4M3)."""
+def minmax(weight: Tensor, fmt: Format) -> tuple[Tensor, Tensor | None]:
+    """Min-max scale and zero point (out, groups), as compressed-tensors' `calculate_qparams` has them.
+
+    Symmetric: absmax over half the code range (2^bits - 1 codes for integers, 2 x 448 for E4M3).
+    Asymmetric: the range of the group, zero included, over 2^bits - 1.
+    """
     out_features, in_features = weight.shape
     group = fmt.group_size or in_features
-    absmax = weight.float().view(out_features, in_features // group, group).abs().amax(-1)
-    half_range = FP8_MAX if fmt.weight_type == "float" else (2**fmt.weight_bits - 1) / 2
-    return round_scale(absmax / half_range)
+    groups = weight.float().view(out_features, in_features // group, group)
+    if fmt.symmetric:
+        half_range = FP8_MAX if fmt.weight_type == "float" else (2**fmt.weight_bits - 1) / 2
+        return round_scale(groups.abs().amax(-1) / half_range), None
+    low, high = groups.amin(-1).clamp_max(0.0), groups.amax(-1).clamp_min(0.0)
+    scale = round_scale((high - low) / (2**fmt.weight_bits - 1))
+    least = -(2 ** (fmt.weight_bits - 1))
+    zero = (least - low / scale.float()).round().clamp(least, -least - 1)
+    return scale, zero.to(torch.int8)
 
 
-def encode(weight: Tensor, scale: Tensor, fmt: Format) -> Tensor:
-    """Round to the format's codes with the scales given."""
+def encode(weight: Tensor, scale: Tensor, fmt: Format, zero: Tensor | None = None) -> Tensor:
+    """Round to the format's codes with the scales and zero points given."""
     out_features, in_features = weight.shape
     groups = scale.shape[1]
     scaled = weight.float().view(out_features, groups, in_features // groups) / scale.float().unsqueeze(-1)
     if fmt.weight_type == "float":
         return scaled.clamp(-FP8_MAX, FP8_MAX).view(out_features, in_features).to(torch.float8_e4m3fn)
+    if zero is not None:
+        scaled = scaled + zero.float().unsqueeze(-1)
     low, high = -(2 ** (fmt.weight_bits - 1)), 2 ** (fmt.weight_bits - 1) - 1
     return scaled.round().clamp(low, high).view(out_features, in_features).to(torch.int8)
 
 
 def rtn(weight: Tensor, fmt: Format) -> LinearVariant:
     """Round to nearest."""
-    scale = minmax_scale(weight, fmt)
-    return LinearVariant(encode(weight, scale, fmt), scale)
+    scale, zero = minmax(weight, fmt)
+    return LinearVariant(encode(weight, scale, fmt, zero), scale, zero)
 
 
 def gptq(weights: list[Tensor], hessians: list[Tensor], fmt: Format, damping: float) -> list[LinearVariant]:
@@ -87,23 +102,29 @@ def gptq(weights: list[Tensor], hessians: list[Tensor], fmt: Format, damping: fl
     args = QuantizationArgs(
         num_bits=fmt.weight_bits,
         type="int",
-        symmetric=True,
+        symmetric=fmt.symmetric,
         strategy="group",
         group_size=fmt.group_size,
         actorder="static",
     )
-    scales = [minmax_scale(w, fmt) for w in weights]
-    stacked = torch.stack([s.float() for s in scales])
+    parameters = [minmax(w, fmt) for w in weights]
+    stacked = torch.stack([s.float() for s, _ in parameters])
+    zeros = torch.stack(
+        [torch.zeros_like(s, dtype=torch.float32) if z is None else z.float() for s, z in parameters]
+    )
     rounded, _losses, _fallback = quantize_weight(
         torch.stack([w.float() for w in weights]),
         torch.stack([h.float() for h in hessians]),
         stacked,
-        torch.zeros_like(stacked),
+        zeros,
         None,
         args,
         percdamp=damping,
     )
-    return [LinearVariant(encode(q, s, fmt), s) for q, s in zip(rounded.unbind(0), scales, strict=True)]
+    return [
+        LinearVariant(encode(q, s, fmt, z), s, z)
+        for q, (s, z) in zip(rounded.unbind(0), parameters, strict=True)
+    ]
 
 
 class VariantStore:
@@ -132,6 +153,8 @@ class VariantStore:
         for name, variant in variants.items():
             tensors[f"{name}.codes"] = variant.codes.contiguous()
             tensors[f"{name}.scale"] = variant.scale.contiguous()
+            if variant.zero is not None:
+                tensors[f"{name}.zero"] = variant.zero.contiguous()
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.path(unit, fmt).with_suffix(".partial")
         save_file(tensors, partial)
@@ -141,9 +164,14 @@ class VariantStore:
         """The stored variants of a unit."""
         from safetensors import safe_open
 
+        asymmetric = not get_format(fmt).symmetric
         with safe_open(self.path(unit, fmt), "pt") as file:
             return {
-                m.name: LinearVariant(file.get_tensor(f"{m.name}.codes"), file.get_tensor(f"{m.name}.scale"))
+                m.name: LinearVariant(
+                    file.get_tensor(f"{m.name}.codes"),
+                    file.get_tensor(f"{m.name}.scale"),
+                    file.get_tensor(f"{m.name}.zero") if asymmetric else None,
+                )
                 for m in self.host.units[unit].linears
             }
 
