@@ -291,7 +291,7 @@ def run(options: argparse.Namespace) -> list[dict[str, object]]:
                 rows.append(row)
                 with path.open("a") as file:
                     file.write(json.dumps(row) + "\n")
-                print(f"{bits:4} {name:34} {row['bits']:.3f} bits  KL {pooled(row).mean():.4f}", flush=True)
+                print(f"{bits:4} {name:34} {row['bits']:.3f} bits  KL {pooled(row).mean():.4g}", flush=True)
     return rows
 
 
@@ -311,7 +311,7 @@ def report(rows: list[dict], out: Path) -> None:
             difference = "-"
             if ours is not None and row is not ours:
                 mean, low, high = paired_difference(pooled(row), pooled(ours))
-                difference = f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+                difference = f"{mean:+.3g} [{low:+.3g}, {high:+.3g}]"
             ppl = " / ".join(f"{q['perplexity']:.2f}" for q in row["texts"].values())
             cells = (
                 bits,

@@ -20,10 +20,12 @@ from tuners.plan import Unit
 Scores = Mapping[str, Mapping[str, float]]
 """unit -> format -> predicted loss of giving that unit that format (BF16 counts as 0 when absent)."""
 
-NEGLIGIBLE = 1e-6
-"""Relative gap between a plan and the lower bound below which the plan counts as optimal."""
+NEGLIGIBLE = 1e-5
+"""Relative gap to the lower bound below which a plan of more than `SMALL` options counts as optimal."""
+SMALL = 1500
+"""Options up to which the gap is closed to zero (300 units with five formats: a second at most)."""
 TIME_LIMIT_S = 5.0
-"""For HiGHS; the best plan found by then is taken (never reached on cores of a few hundred options)."""
+"""For HiGHS; the best plan found by then is taken."""
 
 
 def solve(units: Sequence[Unit], scores: Scores, budget_bytes: int) -> dict[str, str]:
@@ -82,7 +84,8 @@ def _exact(menus: list[list[Choice]], budget_bytes: int) -> list[int]:
     reduced = [[loss + price * cost for _, cost, loss in menu] for menu in menus]
     floors = [min(row) for row in reduced]
     lower = sum(floors) - price * budget_bytes
-    if upper - lower <= NEGLIGIBLE * abs(upper):
+    large = sum(len(menu) for menu in menus) > SMALL
+    if large and upper - lower <= NEGLIGIBLE * abs(upper):
         return chosen
     slack = (upper - lower) + 1e-9 * max(abs(upper), 1e-300)
     kept = [
@@ -98,8 +101,10 @@ def _exact(menus: list[list[Choice]], budget_bytes: int) -> list[int]:
     in_core = set(core)
     spent = sum(menu[chosen[u]][1] for u, menu in enumerate(menus) if u not in in_core)
     small = [[menus[u][i] for i in kept[u]] for u in core]
-    found = _milp(small, budget_bytes - spent)
     relaxed = sum(menus[u][chosen[u]][2] for u in core)
+    above = relaxed - sum(menu[-1][2] for menu in small)
+    gap = min(0.05, 0.5 * NEGLIGIBLE * abs(upper) / max(above, 1e-300)) if large else 0.0
+    found = _milp(small, budget_bytes - spent, gap)
     if found is not None and sum(menus[u][kept[u][i]][2] for u, i in zip(core, found, strict=True)) < relaxed:
         for u, i in zip(core, found, strict=True):
             chosen[u] = kept[u][i]
@@ -134,8 +139,8 @@ def _gain(menu: list[Choice], a: int, b: int) -> float:
     return (menu[a][2] - menu[b][2]) / (menu[b][1] - menu[a][1])
 
 
-def _milp(menus: list[list[Choice]], budget_bytes: int) -> list[int] | None:
-    """HiGHS on the core. None when its tolerance (1e-6 relative) would exceed the budget: the relaxed plan
+def _milp(menus: list[list[Choice]], budget_bytes: int, gap: float) -> list[int] | None:
+    """HiGHS on the core, to a relative gap. None when its tolerance would exceed the budget: the relaxed plan
     then stands, which is within the gap of the bound."""
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_matrix
@@ -159,7 +164,7 @@ def _milp(menus: list[list[Choice]], budget_bytes: int) -> list[int] | None:
                 LinearConstraint(pick_one, 1, 1),
                 LinearConstraint(csr_matrix(costs / unit_bytes), -np.inf, (room - margin) / unit_bytes),
             ],
-            options={"mip_rel_gap": 0.0, "presolve": True, "time_limit": TIME_LIMIT_S},
+            options={"mip_rel_gap": gap, "presolve": True, "time_limit": TIME_LIMIT_S},
         )
         if result.x is None:
             return None

@@ -14,7 +14,7 @@ from optuna.samplers import NSGAIISampler
 
 from tuners.plan import Unit
 from tuners.search.study import PlanSearch
-from tuners.search.trials import constraints, fail_abandoned, finished
+from tuners.search.trials import fail_abandoned, finished
 from tuners.solver import solve
 
 POPULATION = 10
@@ -51,7 +51,6 @@ class FrontStudy:
         return NSGAIISampler(
             population_size=POPULATION,
             seed=self.search.settings.seed * 100_003 + number,
-            constraints_func=constraints,
         )
 
     def run(self) -> None:

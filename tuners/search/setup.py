@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from profiles.errors import UsageError
+from profiles.formats import Activations, get_format
 from tuners.evaluate import Evaluator
 from tuners.events import Emit, Message
 from tuners.model import cache
@@ -15,12 +17,16 @@ from tuners.model.variants import VariantStore
 from tuners.search.schema import SearchSpec
 from tuners.sensitivity.table import SensitivityTable
 
+IMITATED = (Activations.A16, Activations.INT8_TOKEN, Activations.FP8_TOKEN)
+"""Activation roundings that `tuners.model.variants` reproduces."""
+
 
 class Setup:
     """The model in memory and the cache on disk, keyed by everything the cached files depend on."""
 
     def __init__(self, spec: SearchSpec, emit: Emit) -> None:
         self.spec, self.settings = spec, spec.settings
+        check_searchable(spec)
         self.host = ModelHost.load(spec.model_path, spec.units, trust_remote_code=spec.trust_remote_code)
         root = spec.cache_dir or spec.run_dir / "cache"
         self.cache = root / self._key()
@@ -94,6 +100,23 @@ class Setup:
             exclude={"trials", "workers", "storage", "front_points", "front_trials"}
         )
         return f"budget-{self.spec.budget_bytes}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def check_searchable(spec: SearchSpec) -> None:
+    """Refuse formats whose arithmetic the search cannot imitate.
+
+    Raises:
+        UsageError: the units offer such a format.
+    """
+    offered = {f for u in spec.units for f in u.options}
+    odd = sorted(f for f in offered if get_format(f).activations not in IMITATED)
+    if odd:
+        raise UsageError(
+            "the search cannot measure this format yet: it does not imitate its arithmetic",
+            got=", ".join(odd),
+            allowed=", ".join(sorted(offered - set(odd))),
+            next_step="leave it out of --formats, or give a plan of your own: advisor export --plan",
+        )
 
 
 def divide(ids: torch.Tensor, search_sequences: int) -> tuple[torch.Tensor, torch.Tensor]:

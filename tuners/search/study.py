@@ -18,7 +18,7 @@ from tuners.search.contested import contested_units, solve_with
 from tuners.search.prices import Prices, PriceSpace, scores_of
 from tuners.search.residuals import correction
 from tuners.search.schema import SearchSettings
-from tuners.search.trials import Trials, constraints, fail_abandoned, finished, measured_plans
+from tuners.search.trials import Trials, fail_abandoned, finished, measured_plans
 from tuners.sensitivity.table import KL, SensitivityTable
 from tuners.solver import solve
 
@@ -83,7 +83,6 @@ class PlanSearch:
             multivariate=True,
             n_startup_trials=STARTUP_TRIALS,
             seed=self.settings.seed * 100_003 + number,
-            constraints_func=constraints,
         )
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from profiles.errors import UsageError
 from tuners.evaluate import Evaluator
@@ -86,6 +86,7 @@ class Trials:
             "excess_bytes": used - budget_bytes,
         }.items():
             trial.set_user_attr(key, value)
+        trial.set_constraint("bytes over the budget", used - budget_bytes)  # the decoder keeps it at most 0
         state, losses = self._measure(trial, plan, prune=prune)
         kl = sum(losses) / len(losses)
         if state == "pruned":
@@ -140,11 +141,6 @@ class Trials:
                     return "pruned", tuple(losses)
                 rung = next((r for r in rungs if r > len(losses)), total)
         return "complete", tuple(losses)
-
-
-def constraints(trial: FrozenTrial) -> Sequence[float]:
-    """Optuna's convention: above zero is infeasible. The decoder keeps it at or below zero always."""
-    return (float(trial.user_attrs.get("excess_bytes", 0)),)
 
 
 def fail_abandoned(study: optuna.Study) -> None:
