@@ -3,8 +3,8 @@
 The linear relaxation is solved by sorting (Sinha and Zoltners 1979): it gives a lower bound, a price per
 byte and a plan near the optimum. Options whose reduced cost exceeds the gap between bound and plan cannot
 be in any optimal plan; what is left, a core of a few units however large the model, goes to HiGHS. Where
-bound and plan agree within `NEGLIGIBLE` (always on very large models), the plan is taken: scores are not
-known to six digits.
+bound and plan agree within `NEGLIGIBLE` (always on very large models), the plan is taken: no score is
+known to five digits.
 """
 
 from __future__ import annotations
