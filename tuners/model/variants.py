@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from profiles.formats import Activations, Format, get_format
 from tuners.model import smoothing
+from tuners.model.clipping import clipped, range_parameters
 from tuners.model.host import ModelHost
 
-VERSION = 2
+VERSION = 3
 """Raised when the same model and text give other codes: caches of other versions are not reused."""
 
 INPUT_SCALE = "input_scale"
@@ -35,16 +36,20 @@ FP8_MAX = 448.0
 
 @dataclass(frozen=True)
 class LinearVariant:
-    """Codes (int8 or float8_e4m3) of shape (out, in) and scales (out, groups) in bfloat16."""
+    """Codes (int8 or float8_e4m3) of shape (out, in), scales (out, groups) in bfloat16, and for asymmetric
+    formats zero points (out, groups) in int8."""
 
     codes: Tensor
     scale: Tensor
+    zero: Tensor | None = None
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The weight that a kernel multiplies by: code times scale."""
+        """The weight that a kernel multiplies by: (code - zero point) times scale."""
         out_features, in_features = self.codes.shape
         groups = self.scale.shape[1]
         wide = self.codes.to(torch.float32).view(out_features, groups, in_features // groups)
+        if self.zero is not None:
+            wide = wide - self.zero.to(torch.float32).unsqueeze(-1)
         return (wide * self.scale.to(torch.float32).unsqueeze(-1)).view(out_features, in_features).to(dtype)
 
 
@@ -53,39 +58,49 @@ def round_scale(scale: Tensor) -> Tensor:
     return scale.to(torch.bfloat16).clamp_min(torch.finfo(torch.bfloat16).tiny)
 
 
-def minmax_scale(weight: Tensor, fmt: Format) -> Tensor:
-    """Symmetric min-max scale (out, groups): absmax over half the code range, as compressed-tensors'
-    `calculate_qparams` has it (2^bits - 1 codes for integers, 2 x 448 for E4M3)."""
+def minmax(weight: Tensor, fmt: Format) -> tuple[Tensor, Tensor | None]:
+    """Min-max scale and zero point (out, groups): absmax / 448 for E4M3, `range_parameters` for integers."""
     out_features, in_features = weight.shape
     group = fmt.group_size or in_features
-    absmax = weight.float().view(out_features, in_features // group, group).abs().amax(-1)
-    half_range = FP8_MAX if fmt.weight_type == "float" else (2**fmt.weight_bits - 1) / 2
-    return round_scale(absmax / half_range)
+    groups = weight.float().view(out_features, in_features // group, group)
+    if fmt.weight_type == "float":
+        return round_scale(groups.abs().amax(-1) / FP8_MAX), None
+    scale, zero = range_parameters(
+        groups.amin(-1).clamp_max(0.0),
+        groups.amax(-1).clamp_min(0.0),
+        bits=fmt.weight_bits,
+        symmetric=fmt.symmetric,
+        round_scale=round_scale,
+    )
+    return round_scale(scale), None if fmt.symmetric else zero.to(torch.int8)
 
 
-def encode(weight: Tensor, scale: Tensor, fmt: Format) -> Tensor:
-    """Round to the format's codes with the scales given."""
+def encode(weight: Tensor, scale: Tensor, fmt: Format, zero: Tensor | None = None) -> Tensor:
+    """Round to the format's codes with the scales and zero points given."""
     out_features, in_features = weight.shape
     groups = scale.shape[1]
     scaled = weight.float().view(out_features, groups, in_features // groups) / scale.float().unsqueeze(-1)
     if fmt.weight_type == "float":
         return scaled.clamp(-FP8_MAX, FP8_MAX).view(out_features, in_features).to(torch.float8_e4m3fn)
+    if zero is not None:
+        scaled = scaled + zero.float().unsqueeze(-1)
     low, high = -(2 ** (fmt.weight_bits - 1)), 2 ** (fmt.weight_bits - 1) - 1
     return scaled.round().clamp(low, high).view(out_features, in_features).to(torch.int8)
 
 
 def rtn(weight: Tensor, fmt: Format) -> LinearVariant:
     """Round to nearest."""
-    scale = minmax_scale(weight, fmt)
-    return LinearVariant(encode(weight, scale, fmt), scale)
+    scale, zero = minmax(weight, fmt)
+    return LinearVariant(encode(weight, scale, fmt, zero), scale, zero)
 
 
 def gptq(weights: list[Tensor], hessians: list[Tensor], fmt: Format, damping: float) -> list[LinearVariant]:
-    """GPTQ of equally shaped weights in one batch, each with its own Hessian (in, in).
+    """GPTQ of equally shaped weights in one batch, each with its own Hessian (in, in), clipped scales.
 
     llm-compressor's `quantize_weight` does the work; codes are read back from its result with the same
     scales, so what is searched is what its checkpoint will hold for the same Hessian.
     """
+    assert fmt.group_size is not None
     from compressed_tensors.quantization import QuantizationArgs
     from llmcompressor.modifiers.gptq.gptq_quantize import quantize_weight
 
@@ -95,23 +110,36 @@ def gptq(weights: list[Tensor], hessians: list[Tensor], fmt: Format, damping: fl
     args = QuantizationArgs(
         num_bits=fmt.weight_bits,
         type="int",
-        symmetric=True,
+        symmetric=fmt.symmetric,
         strategy="group",
         group_size=fmt.group_size,
         actorder="static",
     )
-    scales = [minmax_scale(w, fmt) for w in weights]
-    stacked = torch.stack([s.float() for s in scales])
+    parameters = [
+        clipped(
+            w,
+            h.diagonal(),
+            bits=fmt.weight_bits,
+            group=fmt.group_size,
+            symmetric=fmt.symmetric,
+            round_scale=round_scale,
+        )
+        for w, h in zip(weights, hessians, strict=True)
+    ]
     rounded, _losses, _fallback = quantize_weight(
         torch.stack([w.float() for w in weights]),
         torch.stack([h.float() for h in hessians]),
-        stacked,
-        torch.zeros_like(stacked),
+        torch.stack([scale for scale, _ in parameters]),
+        torch.stack([zero for _, zero in parameters]),
         None,
         args,
         percdamp=damping,
     )
-    return [LinearVariant(encode(q, s, fmt), s) for q, s in zip(rounded.unbind(0), scales, strict=True)]
+    made = []
+    for codes, (scale, zero) in zip(rounded.unbind(0), parameters, strict=True):
+        shift = None if fmt.symmetric else zero.to(torch.int8)
+        made.append(LinearVariant(encode(codes, scale, fmt, shift), round_scale(scale), shift))
+    return made
 
 
 class VariantStore:
@@ -150,6 +178,8 @@ class VariantStore:
         for name, variant in variants.items():
             tensors[f"{name}.codes"] = variant.codes.contiguous()
             tensors[f"{name}.scale"] = variant.scale.contiguous()
+            if variant.zero is not None:
+                tensors[f"{name}.zero"] = variant.zero.contiguous()
         if input_scale is not None:
             tensors[INPUT_SCALE] = smoothing.exponents(input_scale)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -161,9 +191,14 @@ class VariantStore:
         """The stored variants of a unit."""
         from safetensors import safe_open
 
+        asymmetric = not get_format(fmt).symmetric
         with safe_open(self.path(unit, fmt), "pt") as file:
             return {
-                m.name: LinearVariant(file.get_tensor(f"{m.name}.codes"), file.get_tensor(f"{m.name}.scale"))
+                m.name: LinearVariant(
+                    file.get_tensor(f"{m.name}.codes"),
+                    file.get_tensor(f"{m.name}.scale"),
+                    file.get_tensor(f"{m.name}.zero") if asymmetric else None,
+                )
                 for m in self.host.units[unit].linears
             }
 

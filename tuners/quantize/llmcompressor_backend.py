@@ -25,6 +25,7 @@ from tuners.events import Emit, Message, Ticker
 from tuners.quantize import gptq_cpu
 from tuners.quantize.calibration import pack
 from tuners.quantize.compute import choose_compute
+from tuners.quantize.gptq_scales import clipped_scales
 from tuners.quantize.groups import config_groups, ignored
 from tuners.quantize.layout import MAY_BE_FLOAT32
 from tuners.quantize.schema import QuantizeSpec
@@ -178,13 +179,14 @@ def _oneshot(
     sequences: list[list[int]],
     emit: Emit,
 ) -> None:
+    import torch
     from llmcompressor import oneshot
 
     data = _loader(sequences, len(sequences[0])) if sequences else None
     gptq_cpu.register()
     recipe = _recipe(spec, source, methods)
     passes = 2 * len(data) if data is not None else 1  # calibrate, then propagate the rounded block's output
-    with _layer_progress(model, passes, emit):
+    with _layer_progress(model, passes, emit), clipped_scales(getattr(torch, _TORCH[source.dtype])):
         oneshot(
             model=model,
             tokenizer=tokenizer,
