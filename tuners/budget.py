@@ -52,9 +52,21 @@ def parse_budget(text: str, units: Iterable[Unit], fixed_bytes: int) -> Budget:
         InfeasibleError: below the smallest plan that the menu allows; the message says the minimum.
     """
     listed = list(units)
-    weights = sum(u.numel for u in listed)
-    smallest = sum(min(u.bytes_as(f) for f in u.options) for u in listed)
-    largest = sum(u.bytes_as("BF16") for u in listed)
+    return budget_within(
+        text,
+        weights=sum(u.numel for u in listed),
+        smallest=sum(min(u.bytes_as(f) for f in u.options) for u in listed),
+        largest=sum(u.bytes_as("BF16") for u in listed),
+        fixed_bytes=fixed_bytes,
+    )
+
+
+def budget_within(text: str, *, weights: int, smallest: int, largest: int, fixed_bytes: int) -> Budget:
+    """The same for units whose count of weights, smallest and largest bytes are known.
+
+    Raises:
+        UsageError, InfeasibleError: as `parse_budget`.
+    """
     match = _PATTERN.match(text)
     if match is None:
         raise _not_a_budget(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -46,11 +47,17 @@ class Unit(Contract):
 
     def bytes_as(self, format_name: str, *, unquantized_bits: int = 16) -> int:
         """Bytes of the unit in that format, scales included (`Format.weight_bytes`)."""
-        fmt = get_format(format_name)
         return sum(
-            fmt.weight_bytes(m.out_features, m.in_features, unquantized_bits=unquantized_bits) * m.copies
+            _weight_bytes(format_name, m.out_features, m.in_features, unquantized_bits) * m.copies
             for m in self.linears
         )
+
+
+@functools.cache
+def _weight_bytes(format_name: str, out_features: int, in_features: int, unquantized_bits: int) -> int:
+    """A model has few distinct shapes and a hundred thousand weights to price."""
+    fmt = get_format(format_name)
+    return fmt.weight_bytes(out_features, in_features, unquantized_bits=unquantized_bits)
 
 
 class PrecisionPlan(Contract):

@@ -1,7 +1,15 @@
-"""The exact choice of formats under a byte budget: a multiple-choice knapsack, solved by HiGHS."""
+"""The exact choice of formats under a byte budget: a multiple-choice knapsack.
+
+The linear relaxation is solved by sorting (Sinha and Zoltners 1979): it gives a lower bound, a price per
+byte and a plan near the optimum. Options whose reduced cost exceeds the gap between bound and plan cannot
+be in any optimal plan; what is left, a core of a few units however large the model, goes to HiGHS. Where
+bound and plan agree within `NEGLIGIBLE` (always on very large models), the plan is taken: no score is
+known to five digits.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,19 +20,26 @@ from tuners.plan import Unit
 Scores = Mapping[str, Mapping[str, float]]
 """unit -> format -> predicted loss of giving that unit that format (BF16 counts as 0 when absent)."""
 
+NEGLIGIBLE = 1e-5
+"""Relative gap to the lower bound below which a plan of more than `SMALL` options counts as optimal."""
+SMALL = 1500
+"""Options up to which the gap is closed to zero (300 units with five formats: a second at most)."""
+TIME_LIMIT_S = 5.0
+"""For HiGHS; the best plan found by then is taken."""
+
 
 def solve(units: Sequence[Unit], scores: Scores, budget_bytes: int) -> dict[str, str]:
     """The assignment that minimises the summed scores within `budget_bytes` over the units.
 
-    Options that cost no less and lose no less than another of the same unit are removed first; what is
-    left goes to `scipy.optimize.milp` (HiGHS), whose gap is closed to zero. Ties go to fewer bytes.
+    Options that cost no less and lose no less than another of the same unit are removed first. Ties go to
+    fewer bytes.
 
     Raises:
         InfeasibleError: even the cheapest formats exceed the budget.
         UsageError: a score is missing or not finite.
     """
     menus = [_undominated(unit, scores) for unit in units]
-    smallest = sum(min(cost for _, cost, _ in menu) for menu in menus)
+    smallest = sum(menu[0][1] for menu in menus)
     if smallest > budget_bytes:
         raise InfeasibleError(
             "no plan fits the budget",
@@ -32,8 +47,10 @@ def solve(units: Sequence[Unit], scores: Scores, budget_bytes: int) -> dict[str,
             allowed=f"at least {smallest} bytes",
         )
     if sum(menu[-1][1] for menu in menus) <= budget_bytes:
-        return {u.name: menu[-1][0] for u, menu in zip(units, menus, strict=True)}
-    return _milp(units, menus, budget_bytes)
+        chosen = [len(menu) - 1 for menu in menus]
+    else:
+        chosen = _exact(menus, budget_bytes)
+    return {u.name: menu[i][0] for u, menu, i in zip(units, menus, chosen, strict=True)}
 
 
 Choice = tuple[str, int, float]  # format, bytes, loss
@@ -60,62 +77,104 @@ def _undominated(unit: Unit, scores: Scores) -> list[Choice]:
     return kept
 
 
-def _milp(units: Sequence[Unit], menus: list[list[Choice]], budget_bytes: int) -> dict[str, str]:
+def _exact(menus: list[list[Choice]], budget_bytes: int) -> list[int]:
+    """Index into each menu of an optimal choice."""
+    chosen, price = _relaxed(menus, budget_bytes)
+    upper = sum(menu[i][2] for menu, i in zip(menus, chosen, strict=True))
+    reduced = [[loss + price * cost for _, cost, loss in menu] for menu in menus]
+    floors = [min(row) for row in reduced]
+    lower = sum(floors) - price * budget_bytes
+    large = sum(len(menu) for menu in menus) > SMALL
+    if large and upper - lower <= NEGLIGIBLE * abs(upper):
+        return chosen
+    slack = (upper - lower) + 1e-9 * max(abs(upper), 1e-300)
+    kept = [
+        [i for i, value in enumerate(row) if value - floor <= slack]
+        for row, floor in zip(reduced, floors, strict=True)
+    ]
+    core = [u for u, options in enumerate(kept) if len(options) > 1]
+    for u, options in enumerate(kept):
+        if len(options) == 1:
+            chosen[u] = options[0]
+    if not core:
+        return chosen
+    in_core = set(core)
+    spent = sum(menu[chosen[u]][1] for u, menu in enumerate(menus) if u not in in_core)
+    small = [[menus[u][i] for i in kept[u]] for u in core]
+    relaxed = sum(menus[u][chosen[u]][2] for u in core)
+    above = relaxed - sum(menu[-1][2] for menu in small)
+    gap = min(0.05, 0.5 * NEGLIGIBLE * abs(upper) / max(above, 1e-300)) if large else 0.0
+    found = _milp(small, budget_bytes - spent, gap)
+    if found is not None and sum(menus[u][kept[u][i]][2] for u, i in zip(core, found, strict=True)) < relaxed:
+        for u, i in zip(core, found, strict=True):
+            chosen[u] = kept[u][i]
+    return chosen
+
+
+def _relaxed(menus: list[list[Choice]], budget_bytes: int) -> tuple[list[int], float]:
+    """A feasible choice near the optimum, and the price per byte of the linear relaxation."""
+    steps: list[tuple[float, int, int, int]] = []  # minus gain per byte, unit, index before, index after
+    for u, menu in enumerate(menus):
+        hull = [0]
+        for i in range(1, len(menu)):
+            while len(hull) > 1 and _gain(menu, hull[-2], hull[-1]) <= _gain(menu, hull[-1], i):
+                hull.pop()
+            hull.append(i)
+        steps += [(-_gain(menu, a, b), u, a, b) for a, b in itertools.pairwise(hull)]
+    steps.sort()
+    chosen = [0] * len(menus)
+    left = budget_bytes - sum(menu[0][1] for menu in menus)
+    price = 0.0
+    for gain, u, before, after in steps:
+        cost = menus[u][after][1] - menus[u][before][1]
+        if chosen[u] == before and cost <= left:
+            chosen[u] = after
+            left -= cost
+        elif price == 0.0:
+            price = -gain  # the first step that does not fit: the relaxation's break item
+    return chosen, price
+
+
+def _gain(menu: list[Choice], a: int, b: int) -> float:
+    return (menu[a][2] - menu[b][2]) / (menu[b][1] - menu[a][1])
+
+
+def _milp(menus: list[list[Choice]], budget_bytes: int, gap: float) -> list[int] | None:
+    """HiGHS on the core, to a relative gap. None when its tolerance would exceed the budget: the relaxed plan
+    then stands, which is within the gap of the bound."""
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_matrix
 
-    losses = np.array([loss for menu in menus for _, _, loss in menu])
-    costs = np.array([cost for menu in menus for _, cost, _ in menu], dtype=float)
+    floor_cost = [menu[0][1] for menu in menus]
+    losses = np.array([loss - menu[-1][2] for menu in menus for _, _, loss in menu])
+    costs = np.array([cost - menu[0][1] for menu in menus for _, cost, _ in menu], dtype=float)
     owner = np.repeat(np.arange(len(menus)), [len(m) for m in menus])
+    room = budget_bytes - sum(floor_cost)
     # scale both to about 1: HiGHS works with absolute tolerances
     scale = max(float(np.abs(losses).max()), 1e-300)
-    tie_break = 1e-9 * costs / max(costs.max(), 1.0)
-    pick_one = csr_matrix((np.ones(len(owner)), (owner, np.arange(len(owner)))))
     unit_bytes = max(costs.max(), 1.0)
-    result = milp(
-        c=losses / scale + tie_break,
-        integrality=np.ones(len(losses), dtype=np.int64),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(pick_one, 1, 1),
-            LinearConstraint(csr_matrix(costs / unit_bytes), -np.inf, budget_bytes / unit_bytes),
-        ],
-        options={"mip_rel_gap": 0.0, "presolve": True},
-    )
-    if result.x is None:
-        raise InfeasibleError("the solver found no plan within the budget", got=str(result.message))
-    chosen: dict[str, str] = {}
-    position = 0
-    for unit, menu in zip(units, menus, strict=True):
-        best = int(np.argmax(result.x[position : position + len(menu)]))
-        chosen[unit.name] = menu[best][0]
-        position += len(menu)
-    return _within(units, menus, chosen, budget_bytes)
-
-
-def _within(
-    units: Sequence[Unit], menus: list[list[Choice]], chosen: dict[str, str], budget_bytes: int
-) -> dict[str, str]:
-    """Undo a rounding of HiGHS's feasibility tolerance (1e-6 relative): never exceed the budget."""
-    menu_of = dict(zip((u.name for u in units), menus, strict=True))
-    cost_of = {n: {f: c for f, c, _ in m} for n, m in menu_of.items()}
-    excess = sum(cost_of[n][f] for n, f in chosen.items()) - budget_bytes
-    while excess > 0:
-        best: tuple[float, str, str, int] | None = None
-        for name, fmt in chosen.items():
-            index = [f for f, _, _ in menu_of[name]].index(fmt)
-            if index == 0:
-                continue
-            lower_fmt, lower_cost, lower_loss = menu_of[name][index - 1]
-            saved = cost_of[name][fmt] - lower_cost
-            price = (lower_loss - menu_of[name][index][2]) / saved
-            if best is None or price < best[0]:
-                best = (price, name, lower_fmt, saved)
-        if best is None:
-            raise InfeasibleError("no plan fits the budget", got=f"{budget_bytes} bytes")
-        chosen[best[1]] = best[2]
-        excess -= best[3]
-    return chosen
+    tie_break = 1e-9 * costs / unit_bytes
+    pick_one = csr_matrix((np.ones(len(owner)), (owner, np.arange(len(owner)))))
+    for margin in (0, 1, 8, 64, 512, 4096):
+        result = milp(
+            c=losses / scale + tie_break,
+            integrality=np.ones(len(losses), dtype=np.int64),
+            bounds=Bounds(0, 1),
+            constraints=[
+                LinearConstraint(pick_one, 1, 1),
+                LinearConstraint(csr_matrix(costs / unit_bytes), -np.inf, (room - margin) / unit_bytes),
+            ],
+            options={"mip_rel_gap": gap, "presolve": True, "time_limit": TIME_LIMIT_S},
+        )
+        if result.x is None:
+            return None
+        chosen, position = [], 0
+        for menu in menus:
+            chosen.append(int(np.argmax(result.x[position : position + len(menu)])))
+            position += len(menu)
+        if sum(menu[i][1] for menu, i in zip(menus, chosen, strict=True)) <= budget_bytes:
+            return chosen
+    return None
 
 
 def predicted_loss(chosen: Mapping[str, str], scores: Scores) -> float:

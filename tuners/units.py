@@ -14,6 +14,20 @@ from tuners.plan import Unit, UnitLinear
 DEFAULT_MENU = ("W4A16", "W8A8", "FP8_DYNAMIC", "BF16")
 """INT4 (group size by shape), INT8, FP8 and 16-bit."""
 
+ALL_MENU = (
+    "W4A16_G128",
+    "W4A16_ASYM_G128",
+    "W4A16_G64",
+    "W4A16_ASYM_G64",
+    "W4A16_G32",
+    "W8A8",
+    "W8A16",
+    "FP8_DYNAMIC",
+    "BF16",
+)
+"""What `--formats all` means: every format that the search can measure, group sizes as options of their own.
+Symmetric groups of 32 and asymmetric ones cost time: each is one more cell of every unit."""
+
 INT4_GROUPS = (128, 64, 32)
 """Group sizes to try for `W4A16`, largest (cheapest) first."""
 
@@ -30,7 +44,8 @@ def build_units(
 ) -> list[Unit]:
     """The decision units of `model` with the formats that the engine runs on `device` for their shape.
 
-    `formats` restricts the menu (`W4A16` means: group size chosen by shape); 16-bit is always an option.
+    `formats` sets the menu: `W4A16` means group size chosen by shape, `all` every format that the search can
+    measure; 16-bit is always an option.
 
     Raises:
         UsageError: an unknown format, or a model without a linear layer that could be quantized.
@@ -57,7 +72,7 @@ _ROLE_ORDER = {"qkv": 0, "o": 1, "gate_up": 2, "down": 3, "expert_gate_up": 4, "
 
 def _wanted(names: Iterable[str]) -> list[str]:
     out: list[str] = []
-    for name in names:
+    for name in [m for n in names for m in (ALL_MENU if n.strip().lower() == "all" else (n,))]:
         auto = name.strip().upper() in {"W4A16", "INT4"}
         key = "W4A16" if auto else get_format(name).name
         if key not in out and key != "BF16":

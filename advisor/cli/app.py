@@ -68,6 +68,14 @@ COMMANDS: dict[str, Command] = {
             "advisor tune ./model --budget 40% --dry-run",
         ),
     ),
+    "front": Command(
+        "advisor.cli.front:front",
+        "The measured plans of a run, or the one for another budget.",
+        (
+            "advisor front --run advisor-runs/model-3fa1c09e",
+            "advisor front --run DIR --budget 5bits --plan-out plan.yaml",
+        ),
+    ),
     "quantize": Command(
         "advisor.cli.stages:quantize",
         "Write the plan of a run as a checkpoint.",

@@ -32,7 +32,7 @@ Gpu = Annotated[
 Count = Annotated[int, Parameter(name="--count", help="How many of the device.")]
 Formats = Annotated[
     list[str] | None,
-    Parameter(name="--formats", consume_multiple=True, negative="", help="Restrict the menu of formats."),
+    Parameter(name="--formats", consume_multiple=True, negative="", help="The menu: names, or all."),
 ]
 
 

@@ -19,6 +19,7 @@ CONTRACTS: dict[str, str] = {
     "footprint": "profiles.footprint.schema:Footprint",
     "unit": "tuners.plan:Unit",
     "plan": "tuners.plan:PrecisionPlan",
+    "front": "tuners.search.schema:Front",
     "inputs": "advisor.pipeline.inputs:RunInputs",
     "stage": "advisor.workspace:StageRecord",
     "validation": "tuners.validate.schema:ValidationReport",

@@ -48,6 +48,17 @@ def tune(
     formats: Formats = None,
     trials: Annotated[int, Parameter(name="--trials", help="Optuna trials; more may be added later.")] = 32,
     seed: Annotated[int, Parameter(name="--seed", help="Same seed, same search.")] = 0,
+    workers: Annotated[
+        int, Parameter(name="--workers", help="Processes on one study; more than one loses the seed's order.")
+    ] = 1,
+    storage: Annotated[
+        str | None,
+        Parameter(name="--storage", help="Where Optuna keeps the study: a database URL or journal:FILE."),
+    ] = None,
+    sensitivity: Annotated[
+        Literal["auto", "exact", "fast"],
+        Parameter(name="--sensitivity", help="KL of every cell (exact), or backward passes (fast)."),
+    ] = "auto",
     through: Annotated[Through, Parameter(name="--through", help="The last stage to run.")] = "search",
     calibration_samples: Annotated[
         int, Parameter(name="--calibration-samples", help="Texts that calibrate the quantizer.")
@@ -82,6 +93,9 @@ def tune(
         serving=serving_spec(serving),
         seed=seed,
         trials=trials,
+        workers=workers,
+        storage=storage,
+        sensitivity=sensitivity,
         calibration_samples=calibration_samples,
         trust_remote_code=trust_remote_code,
         offline=offline,

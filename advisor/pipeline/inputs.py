@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 from ruamel.yaml import YAML
@@ -15,7 +15,19 @@ from profiles.errors import UsageError
 from profiles.footprint.schema import ServingSpec
 from profiles.provenance import Contract
 
-EFFORT = frozenset({"trials", "calibration_samples", "calibration_tokens", "eval_tokens", "yes", "offline"})
+EFFORT = frozenset(
+    {
+        "trials",
+        "calibration_samples",
+        "calibration_tokens",
+        "eval_tokens",
+        "yes",
+        "offline",
+        "workers",
+        "storage",
+        "sensitivity",
+    }
+)
 """Fields that say how hard to try, not what is asked: they may change between calls of one run."""
 
 
@@ -35,6 +47,9 @@ class RunInputs(Contract):
     serving: ServingSpec = ServingSpec()
     seed: int = Field(default=0, ge=0)
     trials: int = Field(default=32, ge=0)
+    workers: int = Field(default=1, ge=1)
+    storage: str | None = None
+    sensitivity: Literal["auto", "exact", "fast"] = "auto"
     calibration_samples: int = Field(default=16, ge=1)
     calibration_tokens: int = Field(default=256, ge=8)
     eval_tokens: int | None = Field(default=None, ge=64)

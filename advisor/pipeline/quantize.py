@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,8 @@ def quantize_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, plan: P
     """What the child is asked."""
     from tuners.quantize.schema import QuantizeSpec
 
+    scales = workspace.path("input_scales.npz")
+    found = scales.exists()
     return QuantizeSpec(
         model_path=facts.model_path,
         units=facts.units,
@@ -79,6 +82,8 @@ def quantize_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, plan: P
         seed=inputs.seed,
         trust_remote_code=inputs.trust_remote_code,
         overwrite=True,
+        input_scales=str(scales.resolve()) if found else None,
+        input_scales_digest=hashlib.sha256(scales.read_bytes()).hexdigest() if found else "",
     )
 
 
@@ -92,7 +97,7 @@ def quantize(
     check_plan(plan, facts)
     spec = quantize_spec(context.workspace, inputs, facts, plan)
     stamp = {
-        "spec": spec.model_dump(mode="json", exclude={"out_dir", "model_path"}),
+        "spec": spec.model_dump(mode="json", exclude={"out_dir", "model_path", "input_scales"}),
         "checkpoint": checkpoint_stamp(facts.model),
         "versions": versions(),
     }

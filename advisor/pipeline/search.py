@@ -16,7 +16,7 @@ from profiles.errors import UsageError
 if TYPE_CHECKING:
     from tuners.search.schema import SearchResult, SearchSpec
 
-OUTPUTS = ("search.json", "plan.yaml", "sensitivity.json", "study.db")
+OUTPUTS = ("search.json", "plan.yaml", "sensitivity.json", "front.json", "input_scales.npz")
 
 
 def cache_dir() -> Path:
@@ -38,7 +38,13 @@ def search_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, unit_budg
         fixed_bytes=facts.fixed_bytes,
         budget_bytes=unit_budget_bytes,
         task=facts.task,
-        settings=SearchSettings(trials=inputs.trials, seed=inputs.seed),
+        settings=SearchSettings(
+            trials=inputs.trials,
+            seed=inputs.seed,
+            workers=inputs.workers,
+            storage=inputs.storage,
+            sensitivity=inputs.sensitivity,
+        ),
         cache_dir=cache_dir(),
         trust_remote_code=inputs.trust_remote_code,
     )
@@ -47,12 +53,20 @@ def search_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, unit_budg
 def search(
     context: StageContext, inputs: RunInputs, facts: Facts, unit_budget_bytes: int, *, resume: bool = True
 ) -> SearchResult:
-    """Find the plan; search.json, plan.yaml, sensitivity.json and study.db."""
+    """Find the plan; search.json, plan.yaml, sensitivity.json, front.json, and the studies."""
     from tuners.child import run_child
 
     spec = search_spec(context.workspace, inputs, facts, unit_budget_bytes)
     stamp = {
-        "spec": spec.model_dump(mode="json", exclude={"run_dir", "model_path", "cache_dir"}),
+        "spec": spec.model_dump(
+            mode="json",
+            exclude={
+                "run_dir": True,
+                "model_path": True,
+                "cache_dir": True,
+                "settings": {"workers", "storage"},
+            },
+        ),
         "checkpoint": checkpoint_stamp(facts.model),
         "devices": device_stamp(facts.hardware),
         "versions": versions(),

@@ -68,6 +68,10 @@ def _on_cpu(fmt: Format, device: Device, n: int | None, k: int | None) -> Kernel
             return KernelSupport(
                 kernel="CPUWNA16LinearKernel", reason="INT4 weights unpacked in registers (AVX-512)"
             )
+        if not fmt.symmetric:
+            return KernelSupport(
+                kernel=None, reason="no AVX-512: Advisor's own INT4 kernel takes symmetric weights only"
+            )
         if fmt.group_size not in (32, 64, 128, 256):
             return KernelSupport(kernel=None, reason="PyTorch's int4 kernel takes groups of 32 to 256")
         if n is not None and n % 16:
@@ -151,11 +155,11 @@ def _weight_only_int_cuda(fmt: Format, sm: int, n: int | None, k: int | None) ->
         return KernelSupport(
             kernel=None, reason=f"weight-only INT needs compute capability 7.5, got {sm / 10}"
         )
-    if sm == 90 and (k is None or k % 128 == 0) and (n is None or n % 128 == 0):
+    if sm == 90 and fmt.symmetric and (k is None or k % 128 == 0) and (n is None or n % 128 == 0):
         return KernelSupport(kernel="MacheteLinearKernel", reason="Machete (Hopper)")
     if n is None or k is None or (n % 64 == 0 and k % 128 == 0):
         return KernelSupport(kernel="MarlinLinearKernel", reason="Marlin")
-    if sm >= 80 and n % 8 == 0 and k % 32 == 0:
+    if sm >= 80 and fmt.symmetric and n % 8 == 0 and k % 32 == 0:
         return KernelSupport(
             kernel="ExllamaLinearKernel" if fmt.weight_bits == 4 else "ConchLinearKernel",
             slow=True,

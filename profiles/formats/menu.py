@@ -6,17 +6,20 @@ from profiles.errors import UsageError, nearest
 from profiles.formats.schema import Activations, Format, Strategy
 
 
-def _int4(group_size: int) -> Format:
+def _int4(group_size: int, *, symmetric: bool = True) -> Format:
+    kind = "" if symmetric else "_ASYM"
     return Format(
-        name=f"W4A16_G{group_size}",
+        name=f"W4A16{kind}_G{group_size}",
         family="int4",
         weight_bits=4,
         weight_type="int",
         strategy=Strategy.GROUP,
         group_size=group_size,
         packed_shape_bytes=16,
-        aliases=(f"INT4_G{group_size}", f"W4A16-G{group_size}"),
-        summary=f"INT4 weights, symmetric, a scale per {group_size} inputs; 16-bit activations",
+        symmetric=symmetric,
+        aliases=(f"INT4{kind}_G{group_size}", f"W4A16{kind}-G{group_size}"),
+        summary=f"INT4 weights, {'symmetric, a scale' if symmetric else 'a scale and a zero point'} "
+        f"per {group_size} inputs; 16-bit activations",
     )
 
 
@@ -106,6 +109,8 @@ MENU: dict[str, Format] = {
         _int4(128),
         _int4(64),
         _int4(32),
+        _int4(128, symmetric=False),
+        _int4(64, symmetric=False),
         NVFP4,
         MXFP4,
     )

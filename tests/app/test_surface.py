@@ -36,9 +36,11 @@ SURFACE: dict[str, set[str]] = {
     "tune": SERVING
     | {
         "--budget", "--task", "--gpu", "--count", "--formats", "--trials", "--seed", "--through",
+        "--workers", "--storage", "--sensitivity",
         "--calibration-samples", "--revision", "--trust-remote-code", "--run", "--resume", "--no-resume",
         "--offline", "--yes", "-y", "--dry-run", "--json", "--quiet", "-q",
     },
+    "front": {"--run", "--budget", "--plan-out", "--json"},
     "quantize": STAGE,
     "validate": STAGE,
     "export": STAGE,

@@ -6,7 +6,10 @@ from hypothesis import strategies as st
 
 from tuners.plan import PrecisionPlan, Unit, UnitLinear
 
-FORMATS = ("W4A16_G32", "W4A16_G64", "W4A16_G128", "W8A8", "W8A16", "FP8_DYNAMIC", "NVFP4", "MXFP4", "BF16")
+FORMATS = (
+    "W4A16_G32", "W4A16_G64", "W4A16_G128", "W4A16_ASYM_G64", "W4A16_ASYM_G128", "W8A8", "W8A16",
+    "FP8_DYNAMIC", "NVFP4", "MXFP4", "BF16",
+)  # fmt: skip
 """Formats that a 128-wide layer can store (FP8_BLOCK needs whole blocks in every shard)."""
 
 

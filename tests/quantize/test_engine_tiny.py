@@ -20,7 +20,7 @@ from tuners.quantize import QuantizeResult, QuantizeSpec
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
 UNITS = llama_units(2)
-PLAN = plan_of(UNITS, "W8A8", "BF16", "W4A16_G32", "FP8_DYNAMIC", "W4A16_G64", "W8A16", "NVFP4", "MXFP4")
+PLAN = plan_of(UNITS, "W8A8", "BF16", "W4A16_G32", "FP8_DYNAMIC", "W4A16_ASYM_G64", "W8A16", "NVFP4", "MXFP4")
 WORDS = [f"w{i}" for i in range(60)]
 
 MAKE = """
@@ -106,6 +106,24 @@ def test_nothing_is_float32_but_the_scales_of_nvfp4(done: tuple[QuantizeResult, 
     assert wide == {"weight_global_scale", "input_global_scale"}
 
 
+def test_int4_ranges_are_clipped_where_the_inputs_weigh_little(
+    done: tuple[QuantizeResult, list[Event]], tiny: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    before = load_file(tiny / "model.safetensors")
+    after = load_file(Path(done[0].checkpoint) / "model.safetensors")
+    name = next(n for n, f in PLAN.by_linear(UNITS).items() if f == "W4A16_G32")
+    weight = before[f"{name}.weight"].float()
+    scale = after[f"{name}.weight_scale"].float()
+    minmax = weight.view(len(weight), -1, 32).abs().amax(-1) / 7.5
+
+    share = scale / minmax
+    assert share.max() < 1.01
+    assert share.min() > 0.59
+    assert 0.7 < share.mean() < 0.98
+
+
 CLOSE = """
 import json, sys, torch
 from safetensors.torch import load_file
@@ -135,7 +153,7 @@ def test_weights_come_back_within_each_formats_rounding(
     errors = json.loads(run.stdout.splitlines()[-1])
     limits = {
         "BF16": 0.0, "W8A8": 0.012, "W8A16": 0.012, "FP8_DYNAMIC": 0.04,
-        "W4A16_G32": 0.2, "W4A16_G64": 0.25, "NVFP4": 0.2, "MXFP4": 0.25,
+        "W4A16_G32": 0.2, "W4A16_ASYM_G64": 0.25, "NVFP4": 0.2, "MXFP4": 0.25,
     }  # fmt: skip
     formats = PLAN.by_linear(UNITS)
 
@@ -190,13 +208,15 @@ def both(**kw):
     torch.manual_seed(0)
     w, x = torch.randn(2, 24, 192), torch.randn(512, 192)
     h = (x.T @ x / 256)[None].repeat(2, 1, 1)
-    args = QuantizationArgs(num_bits=4, type='int', symmetric=True, **kw)
+    kw = {'symmetric': True, **kw}
+    args = QuantizationArgs(num_bits=4, type='int', **kw)
     n = 32 if kw['strategy'] == 'group' else 192
     s = w.reshape(2, 24, -1, n).abs().amax(-1) / 7.5
-    z = torch.zeros_like(s)
+    z = torch.zeros_like(s) if kw['symmetric'] else torch.randint(-3, 4, s.shape).float()
     return lambda: g.quantize_weight(w.clone(), h.clone(), s, z, None, args)
 cases = [both(strategy='group', group_size=32, actorder=a) for a in ('static', 'weight', None)]
 cases.append(both(strategy='channel', actorder='static'))
+cases.append(both(strategy='group', group_size=32, actorder='static', symmetric=False))
 before = [c() for c in cases]
 register()
 for old, case in zip(before, cases):
@@ -207,3 +227,30 @@ print('same')
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.strip().endswith("same"), run.stderr[-2000:]
+
+
+def test_input_scales_of_the_search_are_folded_into_norm_and_weight(tiny: Path, tmp_path: Path) -> None:
+    import numpy as np
+    import torch
+    from safetensors.torch import load_file
+
+    unit = UNITS[0]
+    exponents = np.arange(128, dtype=np.int8) % 5 - 2
+    np.savez(tmp_path / "scales.npz", **{f"{unit.name}--W8A8": exponents})
+    spec = spec_of(
+        tiny, tmp_path / "out", method="rtn", plan=plan_of(UNITS, "W8A8", "BF16"),
+        input_scales=str(tmp_path / "scales.npz"),
+    )  # fmt: skip
+    result = quantize(spec, [])
+
+    assert result.input_scaled == (unit.name,)
+    assert result.calibration_tokens == 0  # nothing left to look at data for
+    before, after = load_file(tiny / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    scale = torch.from_numpy(exponents).float().exp2()
+    norm, first = "model.layers.0.input_layernorm.weight", unit.linears[0].name
+    assert torch.equal(after[norm].float(), before[norm].float() / scale)
+    served = after[f"{first}.weight"].float() * after[f"{first}.weight_scale"].float()
+    wanted = before[f"{first}.weight"].float() * scale
+    assert (served - wanted).norm() / wanted.norm() < 0.012
+    untouched = "model.layers.1.input_layernorm.weight"
+    assert torch.equal(after[untouched], before[untouched])

@@ -14,7 +14,8 @@ from tuners.model.calibrate import build_variants
 from tuners.model.host import ModelHost
 from tuners.model.variants import VariantStore, fp8_per_token, int8_per_token, rtn
 from tuners.plan import Unit, uniform
-from tuners.sensitivity.measure import measure_gdy2, measure_kl
+from tuners.sensitivity.fast import measure_fast
+from tuners.sensitivity.measure import measure_kl
 from tuners.sensitivity.table import Cell, CellLog, SensitivityTable, blend
 
 
@@ -53,7 +54,7 @@ def test_installed_weights_are_taken_back(host: ModelHost, store: VariantStore, 
     assert torch.equal(host.logits(ids[:1]), before)
 
 
-@pytest.mark.parametrize("name", ["W8A8", "FP8_DYNAMIC", "W4A16_G64", "W4A16_G128"])
+@pytest.mark.parametrize("name", ["W8A8", "FP8_DYNAMIC", "W4A16_G64", "W4A16_ASYM_G128"])
 def test_rounding_error_is_within_half_a_step(name: str) -> None:
     torch.manual_seed(1)
     weight, fmt = torch.randn(32, 128), get_format(name)
@@ -123,17 +124,25 @@ def test_sensitivity_resumes_and_its_signals_rank_alike(
     again = CellLog(log.path)
     assert again.cells == log.cells
     assert measure_kl(host, store, ids, again, emit=lambda _e: None) == 0.0
-    fisher = measure_gdy2(host, store, ids)
+    fast = measure_fast(host, store, ids, probes=4)
     table = SensitivityTable(
-        cells=tuple(c.model_copy(update={"gdy2": fisher[c.unit, c.format]}) for c in log.cells.values()),
+        cells=tuple(
+            c.model_copy(
+                update={"gdy2": fast.gdy2[c.unit, c.format], "fisher": fast.fisher[c.unit, c.format]}
+            )
+            for c in log.cells.values()
+        ),
         tokens=int(ids.numel()),
         seconds=1.0,
         naive_forwards=48,
         suffix_forwards=30.0,
     )
-    correlation = table.rank_correlation("kl", "gdy2")
-    assert correlation is not None
-    assert correlation > 0.7
+    assert table.signals() == ("kl", "fisher", "gdy2", "mse")
+    for signal in ("gdy2", "fisher"):
+        correlation = table.rank_correlation("kl", signal)
+        assert correlation is not None
+        assert correlation > 0.7
+    assert table.ratio_of_sums("fisher") == pytest.approx(1.0, abs=0.35)
 
 
 def test_blend_of_one_signal_keeps_its_order() -> None:

@@ -43,7 +43,7 @@ def spec(
         fixed_bytes=fixed,
         budget_bytes=parse_budget("5.5bits", units, fixed).unit_bytes,
         task=task,
-        settings=SearchSettings(trials=trials, seed=seed, seq_len=32, front_bits=(5.0, 7.0)),
+        settings=SearchSettings(trials=trials, seed=seed, seq_len=32, front_points=3, front_trials=2),
     )
 
 
@@ -67,8 +67,10 @@ def test_search_finds_measures_and_reports(
     assert labels[1:] == ["exact additive", "uniform int4", "uniform int8", "uniform fp8"]
     assert result.trials == 10
     assert {e.kind for e in events} >= {"sensitivity", "trial", "front_point", "progress", "stage_finished"}
-    study = optuna.load_study(study_name=None, storage=f"sqlite:///{job.run_dir / 'study.db'}")
-    assert all(t.user_attrs["excess_bytes"] <= 0 for t in study.trials)
+    storage = f"sqlite:///{job.run_dir / 'study.db'}"
+    for name in optuna.get_all_study_names(storage):
+        trials = optuna.load_study(study_name=name, storage=storage).trials
+        assert all(t.user_attrs["excess_bytes"] <= 0 for t in trials)
     measured_cells = [e for e in events if e.kind == "sensitivity"]
     assert len(measured_cells) == 3 * len(tiny_units)
 
@@ -104,6 +106,22 @@ def test_same_seed_same_plan_also_after_an_interruption(
     assert len(done_before) >= 3
     assert resumed.best.plan.key == straight.best.plan.key
     assert resumed.held_out[0].quality.kl == pytest.approx(straight.held_out[0].quality.kl, rel=1e-4)
+
+
+def test_fast_mode_and_two_workers_share_one_study(
+    tiny_model_dir: Path, tiny_units: list[Unit], tmp_path: Path
+) -> None:
+    job = spec(tiny_model_dir, tiny_units, tmp_path / "run")
+    settings = job.settings.model_copy(
+        update={"workers": 2, "sensitivity": "fast", "storage": f"journal:{tmp_path / 'journal.log'}"}
+    )
+    result = search(job.model_copy(update={"settings": settings}))
+
+    assert result.sensitivity_mode == "fast"
+    assert result.signal_correlations["fisher~kl"] > 0.5
+    assert result.trials == 10
+    assert result.best.unit_bytes <= job.budget_bytes
+    assert [p.unit_bytes for p in result.front] == sorted(p.unit_bytes for p in result.front)
 
 
 def test_a_missing_model_is_an_error_not_a_traceback(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -118,3 +119,28 @@ def test_plan_round_trips_through_yaml_and_prices_by_unit(
 
     assert PrecisionPlan.from_yaml(path) == plan
     assert plan.bytes_of(units) == sum(u.bytes_as(f) for u, f in zip(units, formats, strict=True))
+
+
+def test_twenty_thousand_units_fill_the_budget_and_follow_the_price() -> None:
+    rng = random.Random(0)
+    units = [make_unit(i, 16 * rng.randint(1, 6), 64 * rng.randint(1, 4)) for i in range(20_000)]
+    scores = {}
+    for unit in units:
+        base = rng.lognormvariate(0, 2)
+        scores[unit.name] = {"W4A16_G64": base, "W8A8": base * rng.uniform(0.01, 0.1), "FP8_DYNAMIC": base}
+    weights = sum(u.numel for u in units)
+    budget = int(6 * weights / 8)
+    chosen = solve(units, scores, budget)
+    used = sum(u.bytes_as(chosen[u.name]) for u in units)
+    assert budget * 0.99999 <= used <= budget
+    # what an optimum looks like: no unit left at INT4 gains more per byte than one raised to INT8
+    gains = {
+        kind: [
+            (scores[u.name]["W4A16_G64"] - scores[u.name]["W8A8"])
+            / (u.bytes_as("W8A8") - u.bytes_as("W4A16_G64"))
+            for u in units
+            if chosen[u.name] == kind
+        ]
+        for kind in ("W4A16_G64", "W8A8")
+    }
+    assert max(gains["W4A16_G64"]) <= min(gains["W8A8"]) * 1.05

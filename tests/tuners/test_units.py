@@ -33,6 +33,22 @@ def test_group_size_follows_the_shape(tiny_model_dir: Path, cpu: Device) -> None
     assert {u.options for u in units} == {("W4A16_G128", "BF16")}
 
 
+def test_all_makes_every_group_size_an_option_and_says_what_cannot_run(tiny_model_dir: Path) -> None:
+    wide = Device(
+        kind=DeviceKind.CPU,
+        name="AVX-512",
+        total_bytes=Figure.exact(2**33, "B", "test"),
+        isa=("avx2", "avx512f"),
+    )
+    model = read_model(str(tiny_model_dir))
+    unit = build_units(model, wide, formats=["all"])[0]
+    assert {"W4A16_G128", "W4A16_G64", "W4A16_G32", "W4A16_ASYM_G128"} <= set(unit.options)
+    assert "no kernel" in unit.excluded["W8A16"]
+    narrow = build_units(model, wide.model_copy(update={"isa": ("avx2",)}), formats=["all"])[0]
+    assert "symmetric weights only" in narrow.excluded["W4A16_ASYM_G128"]
+    assert "W8A16" in build_units(model, gpu((9, 0)), formats=["all"])[0].options
+
+
 def test_int8_is_left_out_on_blackwell_with_the_reason(tiny_model_dir: Path) -> None:
     units = build_units(read_model(str(tiny_model_dir)), gpu((10, 0)))
     assert all("W8A8" not in u.options for u in units)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from profiles.formats import get_format
 from tuners.events import Emit, StageFinished, StageStarted, Ticker
+from tuners.model import smoothing
 from tuners.model.host import ModelHost
-from tuners.model.variants import LinearVariant, VariantStore, gptq, rtn
+from tuners.model.variants import LinearVariant, VariantStore, gptq, input_rounding, rtn
 from tuners.plan import Unit
 
 HESSIAN_BYTES = 2 * 2**30
 """Hessians held at once; more units than that are calibrated in further passes over the text."""
+
+ROWS_BYTES = 2**30
+"""Inputs of units held at once while their scales are sought, likewise."""
 
 
 def build_variants(
@@ -43,14 +47,14 @@ def build_variants(
         )
     )
     ticker, done = Ticker(emit, "cache", len(missing)), 0
-    for unit, fmt in missing:
-        if get_format(fmt).family != "int4":
-            variants = {m.name: rtn(host.original[m.name], get_format(fmt)) for m in unit.linears}
-            store.put(unit.name, fmt, variants)
-            done += 1
-            ticker(done, f"{unit.name} {fmt} (RTN)")
+    for unit, fmt, scale in _input_scales(host, missing, ids, batch_size):
+        by = 1.0 if scale is None else scale
+        variants = {m.name: rtn(host.original[m.name] * by, get_format(fmt)) for m in unit.linears}
+        store.put(unit.name, fmt, variants, scale)
+        done += 1
+        ticker(done, f"{unit.name} {fmt} ({'RTN' if scale is None else 'input scale, RTN'})")
     int4 = [(u, f) for u, f in missing if get_format(f).family == "int4"]
-    for chunk in _chunks(int4, hessian_bytes):
+    for chunk in _chunks(int4, hessian_bytes, lambda u: 4 * u.linears[0].in_features ** 2):
         hessians = collect_hessians(host, [u for u, _ in chunk], ids, batch_size)
         for batch in _same_shape(chunk):
             _gptq_batch(host, store, batch, hessians, damping)
@@ -62,11 +66,61 @@ def build_variants(
     return len(missing)
 
 
-def _chunks(todo: Sequence[tuple[Unit, str]], limit: int) -> Iterator[list[tuple[Unit, str]]]:
+def _input_scales(
+    host: ModelHost, missing: Sequence[tuple[Unit, str]], ids: Tensor, batch_size: int
+) -> Iterator[tuple[Unit, str, Tensor | None]]:
+    """Every missing variant but INT4 with the input scale that it gets, if any."""
+    rounding = [(u, f) for u, f in missing if smoothing.rounds_inputs(get_format(f))]
+    for unit, fmt in missing:
+        if get_format(fmt).family != "int4" and (unit, fmt) not in rounding:
+            yield unit, fmt, None
+    if rounding:
+        found = smoothing.absorbers(host, list({u.name: u for u, _ in rounding}.values()))
+        yield from input_scales(host, rounding, found, ids, batch_size)
+
+
+def input_scales(
+    host: ModelHost,
+    todo: Sequence[tuple[Unit, str]],
+    producers: Mapping[str, smoothing.Absorber],
+    ids: Tensor,
+    batch_size: int,
+) -> Iterator[tuple[Unit, str, Tensor | None]]:
+    """The input scale (in,) of each (unit, format that rounds activations); None where none helps.
+
+    Calibration rows of many units come from one pass over `ids`, bounded by `ROWS_BYTES`.
+    """
+    for chunk in _chunks(todo, ROWS_BYTES, lambda u: 4 * smoothing.ROWS * u.linears[0].in_features):
+        names = [n for n in dict.fromkeys(u.name for u, _ in chunk) if n in producers]
+        rows = smoothing.collect_rows(host, [host.units[n] for n in names], ids, batch_size) if names else {}
+        for unit, fmt in chunk:
+            if unit.name not in producers:
+                yield unit, fmt, None
+                continue
+            form = get_format(fmt)
+            round_input = input_rounding(form)
+            assert round_input is not None
+            weights = [host.original[m.name] for m in unit.linears]
+            yield (
+                unit,
+                fmt,
+                smoothing.best_scale(
+                    rows[unit.name],
+                    weights,
+                    producers[unit.name],
+                    lambda w, form=form: rtn(w, form).dequantize(torch.float32),
+                    round_input,
+                ),
+            )
+
+
+def _chunks(
+    todo: Sequence[tuple[Unit, str]], limit: int, bytes_of: Callable[[Unit], int]
+) -> Iterator[list[tuple[Unit, str]]]:
     chunk: list[tuple[Unit, str]] = []
     used = 0
     for unit, fmt in todo:
-        need = 4 * unit.linears[0].in_features ** 2
+        need = bytes_of(unit)
         if chunk and used + need > limit:
             yield chunk
             chunk, used = [], 0

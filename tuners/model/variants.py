@@ -14,12 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from profiles.formats import Activations, Format, get_format
+from tuners.model import smoothing
+from tuners.model.clipping import clipped, range_parameters
 from tuners.model.host import ModelHost
+
+VERSION = 3
+"""Raised when the same model and text give other codes: caches of other versions are not reused."""
+
+INPUT_SCALE = "input_scale"
+"""Name of the scale's exponents in a variant's file."""
 
 FP8_MAX = 448.0
 """Largest finite E4M3 value (OCP 8-bit floating point specification)."""
@@ -27,16 +36,20 @@ FP8_MAX = 448.0
 
 @dataclass(frozen=True)
 class LinearVariant:
-    """Codes (int8 or float8_e4m3) of shape (out, in) and scales (out, groups) in bfloat16."""
+    """Codes (int8 or float8_e4m3) of shape (out, in), scales (out, groups) in bfloat16, and for asymmetric
+    formats zero points (out, groups) in int8."""
 
     codes: Tensor
     scale: Tensor
+    zero: Tensor | None = None
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The weight that a kernel multiplies by: code times scale."""
+        """The weight that a kernel multiplies by: (code - zero point) times scale."""
         out_features, in_features = self.codes.shape
         groups = self.scale.shape[1]
         wide = self.codes.to(torch.float32).view(out_features, groups, in_features // groups)
+        if self.zero is not None:
+            wide = wide - self.zero.to(torch.float32).unsqueeze(-1)
         return (wide * self.scale.to(torch.float32).unsqueeze(-1)).view(out_features, in_features).to(dtype)
 
 
@@ -45,39 +58,49 @@ def round_scale(scale: Tensor) -> Tensor:
     return scale.to(torch.bfloat16).clamp_min(torch.finfo(torch.bfloat16).tiny)
 
 
-def minmax_scale(weight: Tensor, fmt: Format) -> Tensor:
-    """Symmetric min-max scale (out, groups): absmax over half the code range, as compressed-tensors'
-    `calculate_qparams` has it (2^bits - 1 codes for integers, 2 x 448 for E4M3)."""
+def minmax(weight: Tensor, fmt: Format) -> tuple[Tensor, Tensor | None]:
+    """Min-max scale and zero point (out, groups): absmax / 448 for E4M3, `range_parameters` for integers."""
     out_features, in_features = weight.shape
     group = fmt.group_size or in_features
-    absmax = weight.float().view(out_features, in_features // group, group).abs().amax(-1)
-    half_range = FP8_MAX if fmt.weight_type == "float" else (2**fmt.weight_bits - 1) / 2
-    return round_scale(absmax / half_range)
+    groups = weight.float().view(out_features, in_features // group, group)
+    if fmt.weight_type == "float":
+        return round_scale(groups.abs().amax(-1) / FP8_MAX), None
+    scale, zero = range_parameters(
+        groups.amin(-1).clamp_max(0.0),
+        groups.amax(-1).clamp_min(0.0),
+        bits=fmt.weight_bits,
+        symmetric=fmt.symmetric,
+        round_scale=round_scale,
+    )
+    return round_scale(scale), None if fmt.symmetric else zero.to(torch.int8)
 
 
-def encode(weight: Tensor, scale: Tensor, fmt: Format) -> Tensor:
-    """Round to the format's codes with the scales given."""
+def encode(weight: Tensor, scale: Tensor, fmt: Format, zero: Tensor | None = None) -> Tensor:
+    """Round to the format's codes with the scales and zero points given."""
     out_features, in_features = weight.shape
     groups = scale.shape[1]
     scaled = weight.float().view(out_features, groups, in_features // groups) / scale.float().unsqueeze(-1)
     if fmt.weight_type == "float":
         return scaled.clamp(-FP8_MAX, FP8_MAX).view(out_features, in_features).to(torch.float8_e4m3fn)
+    if zero is not None:
+        scaled = scaled + zero.float().unsqueeze(-1)
     low, high = -(2 ** (fmt.weight_bits - 1)), 2 ** (fmt.weight_bits - 1) - 1
     return scaled.round().clamp(low, high).view(out_features, in_features).to(torch.int8)
 
 
 def rtn(weight: Tensor, fmt: Format) -> LinearVariant:
     """Round to nearest."""
-    scale = minmax_scale(weight, fmt)
-    return LinearVariant(encode(weight, scale, fmt), scale)
+    scale, zero = minmax(weight, fmt)
+    return LinearVariant(encode(weight, scale, fmt, zero), scale, zero)
 
 
 def gptq(weights: list[Tensor], hessians: list[Tensor], fmt: Format, damping: float) -> list[LinearVariant]:
-    """GPTQ of equally shaped weights in one batch, each with its own Hessian (in, in).
+    """GPTQ of equally shaped weights in one batch, each with its own Hessian (in, in), clipped scales.
 
     llm-compressor's `quantize_weight` does the work; codes are read back from its result with the same
     scales, so what is searched is what its checkpoint will hold for the same Hessian.
     """
+    assert fmt.group_size is not None
     from compressed_tensors.quantization import QuantizationArgs
     from llmcompressor.modifiers.gptq.gptq_quantize import quantize_weight
 
@@ -87,23 +110,36 @@ def gptq(weights: list[Tensor], hessians: list[Tensor], fmt: Format, damping: fl
     args = QuantizationArgs(
         num_bits=fmt.weight_bits,
         type="int",
-        symmetric=True,
+        symmetric=fmt.symmetric,
         strategy="group",
         group_size=fmt.group_size,
         actorder="static",
     )
-    scales = [minmax_scale(w, fmt) for w in weights]
-    stacked = torch.stack([s.float() for s in scales])
+    parameters = [
+        clipped(
+            w,
+            h.diagonal(),
+            bits=fmt.weight_bits,
+            group=fmt.group_size,
+            symmetric=fmt.symmetric,
+            round_scale=round_scale,
+        )
+        for w, h in zip(weights, hessians, strict=True)
+    ]
     rounded, _losses, _fallback = quantize_weight(
         torch.stack([w.float() for w in weights]),
         torch.stack([h.float() for h in hessians]),
-        stacked,
-        torch.zeros_like(stacked),
+        torch.stack([scale for scale, _ in parameters]),
+        torch.stack([zero for _, zero in parameters]),
         None,
         args,
         percdamp=damping,
     )
-    return [LinearVariant(encode(q, s, fmt), s) for q, s in zip(rounded.unbind(0), scales, strict=True)]
+    made = []
+    for codes, (scale, zero) in zip(rounded.unbind(0), parameters, strict=True):
+        shift = None if fmt.symmetric else zero.to(torch.int8)
+        made.append(LinearVariant(encode(codes, scale, fmt, shift), round_scale(scale), shift))
+    return made
 
 
 class VariantStore:
@@ -115,6 +151,7 @@ class VariantStore:
         self.memory_bytes = memory_bytes
         self._dense: OrderedDict[tuple[str, str], dict[str, Tensor]] = OrderedDict()
         self._used_bytes = 0
+        self._scales: dict[tuple[str, str], Tensor | None] = {}
 
     def path(self, unit: str, fmt: str) -> Path:
         """The file of one variant."""
@@ -124,14 +161,27 @@ class VariantStore:
         """Whether the variant is on disk (16-bit always is: the original)."""
         return fmt == "BF16" or self.path(unit, fmt).exists()
 
-    def put(self, unit: str, fmt: str, variants: Mapping[str, LinearVariant]) -> None:
-        """Write the variants of a unit's linears; a reader never sees half a file."""
+    def put(
+        self,
+        unit: str,
+        fmt: str,
+        variants: Mapping[str, LinearVariant],
+        input_scale: Tensor | None = None,
+    ) -> None:
+        """Write the variants of a unit's linears; a reader never sees half a file.
+
+        With `input_scale` (in,), powers of two, the codes are those of the weight times that scale.
+        """
         from safetensors.torch import save_file
 
         tensors: dict[str, Tensor] = {}
         for name, variant in variants.items():
             tensors[f"{name}.codes"] = variant.codes.contiguous()
             tensors[f"{name}.scale"] = variant.scale.contiguous()
+            if variant.zero is not None:
+                tensors[f"{name}.zero"] = variant.zero.contiguous()
+        if input_scale is not None:
+            tensors[INPUT_SCALE] = smoothing.exponents(input_scale)
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.path(unit, fmt).with_suffix(".partial")
         save_file(tensors, partial)
@@ -141,14 +191,47 @@ class VariantStore:
         """The stored variants of a unit."""
         from safetensors import safe_open
 
+        asymmetric = not get_format(fmt).symmetric
         with safe_open(self.path(unit, fmt), "pt") as file:
             return {
-                m.name: LinearVariant(file.get_tensor(f"{m.name}.codes"), file.get_tensor(f"{m.name}.scale"))
+                m.name: LinearVariant(
+                    file.get_tensor(f"{m.name}.codes"),
+                    file.get_tensor(f"{m.name}.scale"),
+                    file.get_tensor(f"{m.name}.zero") if asymmetric else None,
+                )
                 for m in self.host.units[unit].linears
             }
 
+    def input_scale(self, unit: str, fmt: str) -> Tensor | None:
+        """The stored input scale (in,) of a variant, None when it has none."""
+        from safetensors import safe_open
+
+        if not smoothing.rounds_inputs(get_format(fmt)):
+            return None
+        if (unit, fmt) not in self._scales:
+            with safe_open(self.path(unit, fmt), "pt") as file:
+                found = file.get_tensor(INPUT_SCALE) if INPUT_SCALE in file.keys() else None  # noqa: SIM118
+            self._scales[unit, fmt] = None if found is None else smoothing.from_exponents(found)
+        return self._scales[unit, fmt]
+
+    def save_input_scales(self, path: Path) -> None:
+        """All input scales as one .npz of int8 exponents, keyed `UNIT--FORMAT`; written whole or not."""
+        found = {
+            f"{unit.name}--{fmt}": smoothing.exponents(scale).cpu().numpy()
+            for unit in self.host.units.values()
+            for fmt in unit.options
+            if self.has(unit.name, fmt) and (scale := self.input_scale(unit.name, fmt)) is not None
+        }
+        partial = path.with_name(f"{path.name}.partial")
+        with partial.open("wb") as file:
+            np.savez_compressed(file, **found)
+        partial.replace(path)
+
     def dense(self, unit: str, fmt: str) -> dict[str, Tensor]:
-        """Dequantized weights in the compute dtype; least recently used ones leave memory first."""
+        """Dequantized weights in the compute dtype; least recently used ones leave memory first.
+
+        An input scale is taken out again (exactly: it is a power of two): `install` applies it to the input.
+        """
         if fmt == "BF16":
             return {m.name: self.host.original[m.name] for m in self.host.units[unit].linears}
         key = (unit, fmt)
@@ -156,9 +239,12 @@ class VariantStore:
             self._dense.move_to_end(key)
             return self._dense[key]
         weights = {}
+        scale = self.input_scale(unit, fmt)
         for name, variant in self.codes(unit, fmt).items():
             like = self.host.original[name]
             weights[name] = variant.dequantize(like.dtype).to(like.device)
+            if scale is not None:
+                weights[name] /= scale.to(like)
         self._dense[key] = weights
         self._used_bytes += _nbytes(weights)
         while self._used_bytes > self.memory_bytes and len(self._dense) > 1:
@@ -173,7 +259,7 @@ class VariantStore:
             for linear_name, weight in self.dense(unit, name).items():
                 module = self.host.linear(linear_name)
                 module.weight.data = weight
-                round_input = _activation_rounding(fmt)
+                round_input = input_rounding(fmt, self.input_scale(unit, name))
                 if round_input is None:
                     module.__dict__.pop("forward", None)
                 else:
@@ -205,16 +291,28 @@ def fp8_per_token(x: Tensor) -> Tensor:
     return (x / scale).clamp_(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn).to(x.dtype).mul_(scale)
 
 
-def _activation_rounding(fmt: Format) -> Callable[[Tensor], Tensor] | None:
+def input_rounding(fmt: Format, scale: Tensor | None = None) -> Callable[[Tensor], Tensor] | None:
+    """What the format does to the layer's input; None for 16-bit activations.
+
+    With a scale the input is rounded divided by it, then multiplied back.
+    """
     match fmt.activations:
         case Activations.INT8_TOKEN:
-            return int8_per_token
+            plain = int8_per_token
         case Activations.FP8_TOKEN:
-            return fp8_per_token
+            plain = fp8_per_token
         case Activations.A16:
             return None
         case _:
             raise NotImplementedError(f"no activation rounding written for {fmt.name}")
+    if scale is None:
+        return plain
+
+    def scaled(x: Tensor) -> Tensor:
+        by = scale.to(x)
+        return plain(x / by).mul_(by)
+
+    return scaled
 
 
 def _rounded_forward(module: nn.Linear, round_input: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Any]:

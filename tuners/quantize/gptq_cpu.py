@@ -13,12 +13,11 @@ from typing import Any
 
 
 def _usable(block: Any, *_: Any, quant_args: Any, zero_point: Any = None, **__: Any) -> bool:
-    """Symmetric integers on the CPU; everything else is left to the library."""
+    """Integers on the CPU; everything else is left to the library."""
     return bool(
         block.device.type == "cpu"
         and block.dim() == 3
         and str(getattr(quant_args.type, "value", quant_args.type)) == "int"
-        and quant_args.symmetric
     )
 
 
@@ -45,11 +44,14 @@ def register() -> None:
     ) -> None:
         """Quantize the columns of a block one by one, pushing each one's error onto those after it."""
         batch, rows, width = block.shape
-        scales, _ = column_scale_window(
+        scales, zeros = column_scale_window(
             scale, zero_point, global_scale, g_idx, quant_args, num_rows=rows, i1=i1, i2=i1 + width
         )
         high = 2 ** (quant_args.num_bits - 1) - 1
         by_column = scales.expand(batch, rows, width).transpose(1, 2).contiguous().to(block.dtype)
+        shift = None
+        if zeros is not None and not quant_args.symmetric:
+            shift = zeros.expand(batch, rows, width).transpose(1, 2).contiguous().to(block.dtype)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # columns are short: waiting for a second thread costs more than it does
         for item in range(batch):
@@ -60,7 +62,11 @@ def register() -> None:
             for i in range(width):
                 column, step = columns[i], by_column[item, i]
                 torch.div(column, step, out=rounded[i])
-                rounded[i].clamp_(-high - 1, high).round_().mul_(step)
+                if shift is None:
+                    rounded[i].clamp_(-high - 1, high).round_().mul_(step)
+                else:
+                    zero = shift[item, i]
+                    rounded[i].add_(zero).clamp_(-high - 1, high).round_().sub_(zero).mul_(step)
                 torch.sub(column, rounded[i], out=pushed[i])
                 pushed[i].div_(diagonal[i])
                 columns[i:].addr_(inverse[i, i:], pushed[i], alpha=-1)

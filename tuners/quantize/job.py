@@ -99,7 +99,7 @@ def run(spec: QuantizeSpec, emit: Emit) -> QuantizeResult:
 
 def fingerprint(spec: QuantizeSpec, source: Source) -> str:
     """Hash of everything that decides the checkpoint: the request and the source's files."""
-    text = spec.model_dump_json(exclude={"out_dir", "overwrite"})
+    text = spec.model_dump_json(exclude={"out_dir", "overwrite", "input_scales"})
     for path in sorted(Path(source.path).iterdir()):
         stat = path.stat()
         text += f"\n{path.name} {stat.st_size} {stat.st_mtime_ns}"

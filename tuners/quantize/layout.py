@@ -40,7 +40,11 @@ def stored_tensors(
             scale = (1,)
     if fmt.packed_shape_bytes:
         words = math.ceil(in_features * fmt.weight_bits / 32)
-        return {
+        zeros: dict[str, StoredTensor] = {}
+        if not fmt.symmetric and fmt.group_size:
+            rows = math.ceil(out_features * fmt.weight_bits / 32)
+            zeros["weight_zero_point"] = ("I32", (rows, in_features // fmt.group_size))
+        return zeros | {
             "weight_packed": ("I32", (out_features, words)),
             "weight_scale": (dtype, scale),
             "weight_shape": ("I64", (2,)),

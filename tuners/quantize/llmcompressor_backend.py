@@ -1,7 +1,9 @@
 """The checkpoint, made by llm-compressor: GPTQ for 4-bit formats, round-to-nearest for those of 8 bits.
 
 GPTQ works column by column; at 8 bits rounding is already within 0.4 % of a row's largest weight and GPTQ
-changes next to nothing (KL 0.0035 for plain INT8, FACTS on allocation), at the same cost in time as INT4.
+changes next to nothing (KL 0.0035 for plain INT8 weights), at the same cost in time as INT4. What costs
+quality at 8 bits is the rounding of activations: input scales are folded in before
+(`tuners/quantize/smooth.py`).
 
 When calibration runs in float32, 16-bit scales are rounded to their stored type while they are computed
 (`scale_dtype`), so GPTQ compensates the error of exactly the weights that the engine will see.
@@ -23,9 +25,11 @@ from tuners.events import Emit, Message, Ticker
 from tuners.quantize import gptq_cpu
 from tuners.quantize.calibration import pack
 from tuners.quantize.compute import choose_compute
+from tuners.quantize.gptq_scales import clipped_scales
 from tuners.quantize.groups import config_groups, ignored
 from tuners.quantize.layout import MAY_BE_FLOAT32
 from tuners.quantize.schema import QuantizeSpec
+from tuners.quantize.smooth import fold_input_scales, scaled_formats
 from tuners.quantize.source import Source, copy_companions
 
 if TYPE_CHECKING:
@@ -50,6 +54,7 @@ class Written(Contract):
     compute_reason: str
     calibration_tokens: int
     methods: dict[str, str]
+    input_scaled: tuple[str, ...]
 
 
 def methods_of(spec: QuantizeSpec) -> dict[str, str]:
@@ -91,20 +96,27 @@ def write_checkpoint(spec: QuantizeSpec, source: Source, folder: Path, emit: Emi
         local_files_only=True,
     )
     methods = methods_of(spec)
-    _oneshot(spec, source, model, tokenizer, methods, sequences, emit)
+    input_scaled = fold_input_scales(spec, model, tokenizer, sequences, emit)
+    _oneshot(spec, source, model, tokenizer, methods, sequences if _calibrated(spec) else [], emit)
     _save(spec, source, model, folder)
     return Written(
         compute_dtype=compute,
         compute_reason=reason,
         calibration_tokens=sum(len(s) for s in sequences),
         methods=methods,
+        input_scaled=input_scaled,
     )
 
 
+def _calibrated(spec: QuantizeSpec) -> bool:
+    """Whether a quantizer of the plan looks at activations."""
+    methods = methods_of(spec)
+    return any(m == "gptq" or get_format(f).activations is Activations.NVFP4 for f, m in methods.items())
+
+
 def _sequences(spec: QuantizeSpec, tokenizer: Any, emit: Emit) -> list[list[int]]:
-    """Token sequences, or none when no format of the plan looks at data."""
-    used = [get_format(name) for name in methods_of(spec)]
-    if not any(methods_of(spec)[f.name] == "gptq" or f.activations is Activations.NVFP4 for f in used):
+    """Token sequences, or none when nothing in the plan looks at data."""
+    if not _calibrated(spec) and (spec.input_scales is not None or not scaled_formats(spec)):
         return []
     sequences = pack(
         spec.calibration_texts,
@@ -167,13 +179,14 @@ def _oneshot(
     sequences: list[list[int]],
     emit: Emit,
 ) -> None:
+    import torch
     from llmcompressor import oneshot
 
     data = _loader(sequences, len(sequences[0])) if sequences else None
     gptq_cpu.register()
     recipe = _recipe(spec, source, methods)
     passes = 2 * len(data) if data is not None else 1  # calibrate, then propagate the rounded block's output
-    with _layer_progress(model, passes, emit):
+    with _layer_progress(model, passes, emit), clipped_scales(getattr(torch, _TORCH[source.dtype])):
         oneshot(
             model=model,
             tokenizer=tokenizer,

@@ -18,7 +18,9 @@ class QuantizeSpec(Contract):
 
     `method` is for formats of 4 bits; those of 8 bits are rounded to nearest either way (see
     `tuners/quantize/llmcompressor_backend.py`). `compute` is the arithmetic type of calibration: `auto`
-    measures which is faster here. `overwrite` replaces an older checkpoint of this program in `out_dir`.
+    measures which is faster here. `input_scales` is the search's file of input scales (.npz of exponents,
+    `UNIT--FORMAT`), its digest the sha256 of it; without one they are found anew on the calibration texts.
+    `overwrite` replaces an older checkpoint of this program in `out_dir`.
     """
 
     model_path: str
@@ -35,6 +37,8 @@ class QuantizeSpec(Contract):
     trust_remote_code: bool = False
     compute: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     overwrite: bool = False
+    input_scales: str | None = None
+    input_scales_digest: str = ""
 
     @property
     def partial_dir(self) -> Path:
@@ -58,5 +62,6 @@ class QuantizeResult(Contract):
     compute_reason: str
     calibration_tokens: int
     methods: dict[str, str]  # format name -> "gptq" or "rtn"
+    input_scaled: tuple[str, ...] = ()  # units whose input was scaled before rounding (SmoothQuant)
     plan_key: str
     skipped: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,12 +12,21 @@ from profiles.tasks.schema import TaskProfile
 from tuners.evaluate_schema import Quality
 from tuners.plan import PrecisionPlan, Unit
 
+Sensitivity = Literal["auto", "exact", "fast"]
+
 
 class SearchSettings(Contract):
     """How much work the search does. Sequences are `seq_len` tokens long.
 
     Splits: `search` (A) calibrates, scores and drives the trials; `select` (B) chooses among finalists
-    and draws the front; `evaluate` (C) is touched once, for the report.
+    and draws the front; `evaluate` (C) is touched once, for the report. The quantizer calibrates on text of A
+    that neither scores nor trials use, as long as there is enough of it.
+
+    `sensitivity` exact measures the KL of every cell; fast takes it from backward passes and measures a
+    sample of cells to say how well they agree; auto is exact unless that would take longer than
+    `exact_seconds`. A trial sees the share `rungs` of the search sequences before each test whether to go
+    on; `prune_p` is the level of the paired test. `contested_share` of the trials are the second stage's.
+    Workers are processes on one study; `storage` is Optuna's (default: study.db of the run).
     """
 
     trials: int = Field(default=32, ge=0)
@@ -24,15 +34,26 @@ class SearchSettings(Contract):
     seq_len: int = Field(default=128, ge=16)
     calibration_sequences: int = Field(default=32, ge=1)
     sensitivity_sequences: int = Field(default=4, ge=2)
+    sensitivity: Sensitivity = "auto"
+    exact_seconds: float = Field(default=1200.0, gt=0)
+    probe_sequences: int = Field(default=12, ge=1)
+    probes: int = Field(default=2, ge=1)
     search_sequences: int = Field(default=16, ge=4)
     select_sequences: int = Field(default=16, ge=4)
     evaluate_sequences: int = Field(default=16, ge=4)
     batch_size: int = Field(default=4, ge=1)
     finalists: int = Field(default=4, ge=1)
-    front_bits: tuple[float, ...] = (4.5, 5.0, 6.0, 7.0)
+    front_points: int = Field(default=6, ge=2)
+    front_trials: int = Field(default=4, ge=0)
     gptq_damping: float = 0.01
-    prune_p: float = Field(default=0.1, gt=0, lt=1)
+    prune_p: float = Field(default=0.2, gt=0, lt=1)
+    rungs: tuple[float, ...] = (0.25, 0.5)
+    contested_share: float = Field(default=0.35, ge=0, lt=1)
+    contested_max: int = Field(default=16, ge=1)
+    correct_every: int = Field(default=8, ge=2)
     variant_memory_bytes: int = 4 * 2**30
+    workers: int = Field(default=1, ge=1)
+    storage: str | None = None
 
 
 class SearchSpec(BaseModel):
@@ -50,6 +71,7 @@ class SearchSpec(BaseModel):
     settings: SearchSettings = SearchSettings()
     cache_dir: Path | None = None
     trust_remote_code: bool = False
+    study_name: str | None = None  # set for a worker: the study to help with
 
 
 class MeasuredPlan(Contract):
@@ -60,6 +82,16 @@ class MeasuredPlan(Contract):
     unit_bytes: int
     bits_per_weight: float
     quality: Quality
+
+
+class Front(Contract):
+    """Measured plans by rising bytes, none beaten by a smaller one; all on the selection split."""
+
+    points: tuple[MeasuredPlan, ...]
+    fixed_bytes: int
+    weights: int
+    smallest_bytes: int
+    largest_bytes: int
 
 
 class Comparison(Contract):
@@ -88,5 +120,7 @@ class SearchResult(Contract):
     sensitivity_seconds: float
     search_seconds: float
     signal_correlations: dict[str, float]
+    signal_sums: dict[str, float] = {}  # sum of a signal over the sum of measured KL: 1 is no bias
+    sensitivity_mode: str = "exact"
     peak_rss_bytes: int
     notes: tuple[str, ...] = ()

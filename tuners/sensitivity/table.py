@@ -11,8 +11,10 @@ import numpy as np
 from profiles.provenance import Contract
 
 KL = "kl"  # measured: KL of the whole model with one unit changed
+FISHER = "fisher"  # half the mean square of logit-space probes . change: the KL to second order
 GDY2 = "gdy2"  # half the mean square of gradient . output difference: a second-order estimate of the KL
 MSE = "mse"  # squared weight error, relative to the weight's own energy
+SIGNALS = (KL, FISHER, GDY2, MSE)
 
 
 class Cell(Contract):
@@ -21,6 +23,7 @@ class Cell(Contract):
     unit: str
     format: str
     sequence_kl: tuple[float, ...] = ()
+    fisher: float | None = None
     gdy2: float | None = None
     mse: float | None = None
 
@@ -33,6 +36,7 @@ class SensitivityTable(Contract):
     seconds: float
     naive_forwards: int
     suffix_forwards: float
+    exact_cells: int | None = None  # cells whose KL was measured; None: all of them
 
     def scores(self, signal: str, rows: Sequence[int] | None = None) -> dict[str, dict[str, float]]:
         """unit -> format -> score by that signal; `rows` resamples the sequences of the KL signal."""
@@ -42,6 +46,17 @@ class SensitivityTable(Contract):
             if value is not None:
                 out.setdefault(cell.unit, {})[cell.format] = max(value, 1e-12)
         return out
+
+    def signals(self) -> tuple[str, ...]:
+        """The signals that every cell has: those that a plan can be solved from."""
+        return tuple(s for s in SIGNALS if all(_value(c, s, None) is not None for c in self.cells))
+
+    def ratio_of_sums(self, signal: str) -> float | None:
+        """The signal's sum over the KL's sum, over the cells that have both: 1 is no bias."""
+        pairs = [(_value(c, signal, None), _value(c, KL, None)) for c in self.cells]
+        known = [(x, y) for x, y in pairs if x is not None and y is not None]
+        below = sum(y for _, y in known)
+        return sum(x for x, _ in known) / below if below > 0 else None
 
     @property
     def sequences(self) -> int:
@@ -67,7 +82,7 @@ def _value(cell: Cell, signal: str, rows: Sequence[int] | None) -> float | None:
         if rows is not None:
             values = tuple(values[r % len(values)] for r in rows)
         return float(np.mean(values))
-    return cell.gdy2 if signal == GDY2 else cell.mse
+    return {FISHER: cell.fisher, GDY2: cell.gdy2, MSE: cell.mse}[signal]
 
 
 class CellLog:

@@ -1,0 +1,142 @@
+"""After the study: the choice on the selection split, the front, and the held-out report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from tuners.evaluate import Evaluator, paired_difference
+from tuners.events import Emit, FrontPoint, Message, StageFinished, StageStarted, Ticker
+from tuners.plan import PrecisionPlan, uniform
+from tuners.search.front import efficient
+from tuners.search.front_study import FrontStudy
+from tuners.search.schema import Comparison, Front, MeasuredPlan
+from tuners.search.setup import Setup
+from tuners.search.study import PlanSearch
+from tuners.sensitivity.table import SensitivityTable
+from tuners.solver import solve
+
+UNIFORM = ("int4", "int8", "fp8")
+
+
+class Reporter:
+    """Measures finished plans; a plan measured on a split once is not measured again."""
+
+    def __init__(self, setup: Setup, table: SensitivityTable, emit: Emit) -> None:
+        self.setup, self.table, self.emit = setup, table, emit
+        self.units = setup.spec.units
+        self._seen: dict[tuple[str, str], MeasuredPlan] = {}
+
+    def exact(self, signal: str, budget_bytes: int) -> PrecisionPlan:
+        """The exact additive solution of one signal's scores."""
+        formats = solve(self.units, self.table.scores(signal), budget_bytes)
+        return PrecisionPlan(
+            formats=formats, label=f"exact additive ({signal})", model_id=self.setup.spec.model_id
+        )
+
+    def uniforms(self) -> list[PrecisionPlan]:
+        """The uniform schemes that the menu allows on every unit."""
+        plans = [uniform(self.units, family) for family in UNIFORM]
+        return [p for p in plans if "BF16" not in p.formats.values()]
+
+    def measure(self, plan: PrecisionPlan, evaluator: Evaluator) -> MeasuredPlan:
+        """A plan on a split, announced as a point of the front."""
+        key = evaluator.split, plan.key
+        quality = self._seen[key].quality if key in self._seen else evaluator.quality(plan.formats)
+        measured = MeasuredPlan(
+            label=plan.label,
+            plan=plan,
+            unit_bytes=plan.bytes_of(self.units),
+            bits_per_weight=plan.bits_per_weight(self.units),
+            quality=quality,
+        )
+        self._seen[key] = measured
+        self.emit(
+            FrontPoint(
+                stage="select",
+                label=plan.label,
+                kl=quality.kl,
+                weight_bytes=measured.unit_bytes + self.setup.spec.fixed_bytes,
+                bits_per_weight=measured.bits_per_weight,
+                split=evaluator.split,
+                formats=plan.formats,
+            )
+        )
+        return measured
+
+    def _stage(
+        self, stage: str, title: str, plans: Sequence[PrecisionPlan], on: Evaluator
+    ) -> list[MeasuredPlan]:
+        self.emit(StageStarted(stage=stage, title=title, total=len(plans), unit="plans"))
+        start, ticker, out = time.monotonic(), Ticker(self.emit, stage, len(plans)), []
+        for done, plan in enumerate(plans, 1):
+            out.append(self.measure(plan, on))
+            ticker(done, plan.label)
+        self.emit(StageFinished(stage=stage, title=title, seconds=time.monotonic() - start))
+        return out
+
+    def choose(self, search: PlanSearch) -> MeasuredPlan:
+        """The best of the best trials and of every signal's exact solution, by KL on the selection split,
+        which neither scores nor trials have seen."""
+        plans = {p.key: p for p in search.finalists(self.setup.settings.finalists)}
+        for signal in self.table.signals():
+            exact = self.exact(signal, self.setup.spec.budget_bytes)
+            plans.setdefault(exact.key, exact)
+        measured = self._stage("select", "choose among finalists", list(plans.values()), self.setup.select)
+        best = min(measured, key=lambda m: m.quality.kl)
+        plan = best.plan.model_copy(
+            update={
+                "label": f"Advisor ({best.label})",
+                "model_id": self.setup.spec.model_id,
+                "notes": (f"chosen among {len(plans)} finalists by KL on the selection split",),
+            }
+        )
+        return best.model_copy(update={"plan": plan, "label": plan.label})
+
+    def front(self, search: PlanSearch, best: MeasuredPlan) -> Front:
+        """Uniform schemes and the front study's plans, measured on the selection split."""
+        settings = self.setup.settings
+        study = FrontStudy(search, settings.front_points, settings.front_trials)
+        study.run()
+        plans = self.uniforms() + [PrecisionPlan(formats=f, label=label) for f, label in study.plans()]
+        distinct = list({p.key: p for p in reversed(plans)}.values())
+        measured = [best, *self._stage("front", "the front", distinct, self.setup.select)]
+        return Front(
+            points=efficient(measured),
+            fixed_bytes=self.setup.spec.fixed_bytes,
+            weights=sum(u.numel for u in self.units),
+            smallest_bytes=sum(min(u.bytes_as(f) for f in u.options) for u in self.units),
+            largest_bytes=sum(u.bytes_as("BF16") for u in self.units),
+        )
+
+    def held_out(self, best: MeasuredPlan) -> tuple[tuple[MeasuredPlan, ...], float]:
+        """The plan, the exact solution and the uniform schemes on text that chose nothing."""
+        base = self.exact(self.table.signals()[0], self.setup.spec.budget_bytes)
+        exact = base.model_copy(update={"label": "exact additive"})
+        original = self.setup.evaluate.quality({u.name: "BF16" for u in self.units})
+        plans = [best.plan, exact, *self.uniforms()]
+        return tuple(
+            self._stage("evaluate", "held-out text", plans, self.setup.evaluate)
+        ), original.perplexity
+
+    def comparisons(self, held_out: Sequence[MeasuredPlan]) -> tuple[Comparison, ...]:
+        """Best against each other plan, paired over the held-out sequences."""
+        best = held_out[0]
+        out = []
+        for other in held_out[1:]:
+            mean, low, high = paired_difference(
+                best.quality.sequence_kl, other.quality.sequence_kl, seed=self.setup.settings.seed
+            )
+            verdict = "better" if high < 0 else "worse" if low > 0 else "no measurable difference"
+            if best.plan.key == other.plan.key:
+                verdict = "the same plan"
+            out.append(Comparison(other=other.label, difference=mean, low=low, high=high, verdict=verdict))
+            self.emit(
+                Message(
+                    stage="evaluate",
+                    text=f"held-out KL at {best.bits_per_weight:.2f} bits against {other.label} "
+                    f"at {other.bits_per_weight:.2f}: "
+                    f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]: {verdict}",
+                )
+            )
+        return tuple(out)

@@ -1,0 +1,133 @@
+"""The cheap half of the sensitivity table: every (unit, format) at once, from a few backward passes.
+
+The KL of a small change is half its Fisher quadratic form (Amari). Its square root at the logits is known in
+closed form: S = diag(sqrt p) - p sqrt(p)^T has S S^T = diag(p) - p p^T. So with v standard normal and
+g = d(logits . S v)/dy, E[(sum over positions of g . dy)^2] is the form of the whole change dy of a layer's
+output: positions, heads and the activation's rounding included. Two signals come out of the same passes:
+
+* `fisher`: half the mean of (sum over positions of g . dy)^2, unbiased, relative spread sqrt(2 / probes);
+* `gdy2`: half the mean over positions of (g . dy)^2: positions taken as independent, less noise, biased.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tuners.model.host import ModelHost
+from tuners.model.variants import VariantStore
+from tuners.plan import Unit
+
+
+@dataclass(frozen=True)
+class FastSignals:
+    """Both signals of every (unit, format), in nats per token."""
+
+    fisher: dict[tuple[str, str], float]
+    gdy2: dict[tuple[str, str], float]
+    passes: int
+
+
+def measure_fast(
+    host: ModelHost,
+    store: VariantStore,
+    ids: Tensor,
+    *,
+    probes: int = 2,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> FastSignals:
+    """Both signals from `probes` backward passes for each of the sequences `ids` (sequences, tokens).
+
+    Memory: inputs and gradients of one sequence at a time, (1 + probes) x tokens x features floats.
+    """
+    rng = torch.Generator(device="cpu").manual_seed(seed)
+    fisher: dict[tuple[str, str], float] = {}
+    gdy2: dict[tuple[str, str], float] = {}
+    units = list(host.units.values())
+    for row in range(len(ids)):
+        seen = _backward(host, ids[row : row + 1], units, rng, probes)
+        for unit in units:
+            for fmt, dots in _projections(host, store, unit, seen):
+                key = unit.name, fmt
+                fisher[key] = fisher.get(key, 0.0) + float(dots.sum(-1).square().sum())
+                gdy2[key] = gdy2.get(key, 0.0) + float(dots.square().sum())
+        if progress is not None:
+            progress(row + 1, len(ids))
+    scale = 0.5 / (ids.numel() * probes)
+    return FastSignals(
+        fisher={k: v * scale for k, v in fisher.items()},
+        gdy2={k: v * scale for k, v in gdy2.items()},
+        passes=len(ids) * probes,
+    )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Of one linear and one sequence: its input (tokens, in) and gradients (probes, tokens, out)."""
+
+    x: Tensor
+    grads: Tensor
+
+
+def _backward(
+    host: ModelHost, ids: Tensor, units: Sequence[Unit], rng: torch.Generator, probes: int
+) -> dict[str, _Seen]:
+    """Inputs and probe gradients of every linear for one sequence: one forward, `probes` backwards."""
+    inputs: dict[str, Tensor] = {}
+    grads: dict[str, list[Tensor]] = {}
+    handles = []
+
+    def watch(name: str, module: torch.nn.Module) -> None:
+        def hook(_m: torch.nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+            inputs[name] = args[0].detach()[0]
+            out.register_hook(lambda g: grads.setdefault(name, []).append(g.detach()[0].clone()))
+
+        handles.append(module.register_forward_hook(hook))
+
+    for unit in units:
+        for linear in unit.linears:
+            watch(linear.name, host.linear(linear.name))
+    embedding = host.model.get_input_embeddings()
+    handles.append(embedding.register_forward_hook(lambda _m, _a, out: out.requires_grad_(True)))
+    try:
+        with torch.enable_grad():
+            logits = host.model(input_ids=ids.to(host.device), use_cache=False).logits[0].float()
+            root = torch.softmax(logits.detach(), -1).sqrt()
+            for number in range(probes):
+                v = torch.randn(logits.shape, generator=rng).to(logits.device)
+                direction = root * v - root.square() * (root * v).sum(-1, keepdim=True)
+                (logits * direction).sum().backward(retain_graph=number + 1 < probes)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: _Seen(inputs[name], torch.stack(grads[name])) for name in grads}
+
+
+@torch.no_grad()
+def _projections(
+    host: ModelHost, store: VariantStore, unit: Unit, seen: dict[str, _Seen]
+) -> list[tuple[str, Tensor]]:
+    """Format to g . dy of the unit's linears together, (probes, tokens)."""
+    before = {
+        m.name: torch.nn.functional.linear(
+            seen[m.name].x, host.original[m.name], host.linear(m.name).bias
+        ).float()
+        for m in unit.linears
+    }
+    out: list[tuple[str, Tensor]] = []
+    for fmt in unit.options:
+        if fmt == "BF16":
+            continue
+        total: Tensor | None = None
+        with store.installed({unit.name: fmt}):
+            for linear in unit.linears:
+                dy = host.linear(linear.name)(seen[linear.name].x).float() - before[linear.name]
+                part = torch.einsum("pto,to->pt", seen[linear.name].grads.float(), dy)
+                total = part if total is None else total + part
+        assert total is not None
+        out.append((fmt, total))
+    return out
