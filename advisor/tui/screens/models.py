@@ -376,7 +376,7 @@ Every figure says how it is known: exact, measured, calibrated or estimated."""
         listed = {str(k.value) for k in table.rows}
         for name, verdict in message.verdicts.items():
             if name in listed:
-                table.update_cell(name, "fits", _mark(verdict), update_width=True)
+                table.change(name, "fits", _mark(verdict))
 
 
 def _mark(verdict: str | None) -> Text:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from rich.cells import cell_len
+from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import DataTable
@@ -12,7 +14,12 @@ from advisor.tui.keymap import VimKeys
 
 
 class Table(DataTable[Any]):
-    """A table whose cursor is a row."""
+    """A table whose cursor is a row, and whose columns are as wide as their cells from the first paint.
+
+    Textual measures new cells when the table is idle, but keeps lines that were painted before that: on a
+    busy machine they stay cut at the old width. Here the columns are widened before the cells change.
+    Cells are str (without markup) or Text, one line each.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [*VimKeys.BINDINGS]
 
@@ -32,16 +39,34 @@ class Table(DataTable[Any]):
             return None
         return str(self.ordered_rows[self.cursor_row].key.value)
 
-    def refill(self, rows: list[tuple[str, tuple[Any, ...]]]) -> None:
+    def refill(self, rows: list[tuple[str, tuple[str | Text, ...]]]) -> None:
         """Replace all rows and stay on the row where the cursor was, if it is still there."""
         key, y = self.row_key, self.scroll_y
         self.clear()
+        for column, cells in zip(self.ordered_columns, zip(*(c for _, c in rows), strict=True), strict=False):
+            column.content_width = max(column.content_width, *map(_width, cells))
         for name, cells in rows:
-            self.add_row(*cells, key=name)
+            self.add_row(*map(_plain, cells), key=name)
         names = [name for name, _ in rows]
         if key in names:
             self.move_cursor(row=names.index(key), animate=False, scroll=False)
             self.scroll_to(y=y, animate=False)
+
+    def change(self, row: str, column: str, cell: str | Text) -> None:
+        """Replace one cell."""
+        found = next(c for c in self.ordered_columns if c.key == column)
+        found.content_width = max(found.content_width, _width(cell))
+        self.update_cell(row, column, _plain(cell))
+
+
+def _width(cell: str | Text) -> int:
+    """Columns of the terminal that a cell needs."""
+    return cell.cell_len if isinstance(cell, Text) else cell_len(cell)
+
+
+def _plain(cell: str | Text) -> Text:
+    """Text, which Textual never reads as markup."""
+    return cell if isinstance(cell, Text) else Text(cell)
 
 
 class Scroll(VerticalScroll):
