@@ -17,7 +17,7 @@ from textual.worker import get_current_worker
 from advisor.tui import keymap, run_files, themes
 from advisor.tui.follow import Follower
 from advisor.tui.messages import Failed, HardwareRead, RunEvents
-from advisor.tui.process import Launched, launch, owner, stop
+from advisor.tui.process import Launched, launch, owner, pause, paused, stop
 from advisor.tui.run_state import RunState
 from advisor.tui.screens.base import AdvisorScreen
 from advisor.tui.session import Session, shown
@@ -125,9 +125,10 @@ class AdvisorApp(App[int]):
         worker = get_current_worker()
         follower, last = Follower(root / "events.jsonl"), object()
         while not worker.is_cancelled:
-            events, now = follower.read(), owner(root)
+            events, pid = follower.read(), owner(root)
+            now = (pid, paused(pid))
             if events or now != last:
-                self.post_message(RunEvents(root, events, now))
+                self.post_message(RunEvents(root, events, *now))
                 last = now
             if not events:
                 time.sleep(FOLLOW_GAP_S)
@@ -136,7 +137,7 @@ class AdvisorApp(App[int]):
     def _run_events(self, message: RunEvents) -> None:
         if message.root != self.run_state.root:
             return
-        self.run_state.owner = message.owner
+        self.run_state.owner, self.run_state.paused = message.owner, message.paused
         self.run_state.apply(message.events)
         if self.session.model is None and message.events:
             run_files.adopt(self.session, message.root)
@@ -202,6 +203,18 @@ class AdvisorApp(App[int]):
             self.notify("stopping: the step that runs now ends first")
         else:
             self.notify(f"process {pid} cannot be stopped from here", severity="warning")
+
+    def action_pause_work(self) -> None:
+        """Suspend the run, or let it go on."""
+        pid = self.working()
+        if pid is None:
+            self.notify("nothing is running")
+            return
+        on = not paused(pid)
+        if pause(pid, on=on):
+            self.run_state.paused = on
+            self.notify("paused: its memory stays taken, p goes on" if on else "going on")
+            self._tell("run_changed", [])
 
     # what all screens share
 
@@ -281,6 +294,7 @@ class AdvisorApp(App[int]):
         for number, name in enumerate(keymap.SCREENS, 1):
             yield SystemCommand(name.capitalize(), f"Open this screen (key {number})", _go(self, name))
         yield SystemCommand("Copy command", "Copy the command line of this screen", self.action_copy_command)
+        yield SystemCommand("Pause the run", "Suspend its processes, or let them go on", self.action_pause_work)
         yield SystemCommand("Stop the run", "As Ctrl-C: finished work is kept", self.action_stop_work)
 
 

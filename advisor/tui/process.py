@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -33,14 +34,22 @@ class Launched:
 
 def launch(arguments: list[str], log: Path) -> Launched:
     """Start `advisor ARGUMENTS` in a session of its own: closing the terminal does not stop it."""
+    return spawn([sys.executable, "-m", "advisor", *arguments], log, arguments)
+
+
+def spawn(
+    command: list[str], log: Path, arguments: list[str], environment: dict[str, str] | None = None
+) -> Launched:
+    """Start any command so; `arguments` is how it is called in messages."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "advisor", *arguments],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env=environment,
         )
     return Launched(arguments, process, log)
 
@@ -78,9 +87,39 @@ def owner(root: Path) -> int | None:
 
 
 def stop(pid: int) -> bool:
-    """Ask a run to stop as Ctrl-C would: its children end, finished work is kept. False: it is gone."""
+    """Ask a run to stop as Ctrl-C would: its children end, finished work is kept. False: it is gone.
+
+    A paused run goes on first: a process that is suspended hears nothing.
+    """
+    if paused(pid):
+        pause(pid, on=False)
     try:
         os.kill(pid, signal.SIGTERM)
     except (ProcessLookupError, PermissionError):
         return False
     return True
+
+
+def pause(pid: int, *, on: bool) -> bool:
+    """Suspend a run with all its children, or let it go on. Memory stays taken. False: it is gone."""
+    import psutil
+
+    try:
+        first = psutil.Process(pid)
+        family = [first, *first.children(recursive=True)]
+    except psutil.Error:
+        return False
+    # The parent stops first and goes on last: it never sees a child that does not answer.
+    for one in family if on else reversed(family):
+        with contextlib.suppress(psutil.Error):
+            one.suspend() if on else one.resume()
+    return True
+
+
+def paused(pid: int | None) -> bool:
+    """Whether a process is suspended."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return words.rpartition(")")[2].split()[:1] == ["T"]

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from advisor.tui.widgets.front_plot import Sizes
 from advisor.tui.widgets.layer_grid import Place
 
 if TYPE_CHECKING:
@@ -24,11 +25,12 @@ def unit_places(root: Path) -> dict[str, Place]:
         return {}
 
 
-def budget_bits(root: Path) -> float | None:
-    """The budget as bits per quantizable weight, from budget.json."""
+def budget(root: Path) -> tuple[float, Sizes] | None:
+    """The budget as bits per quantizable weight, and what turns bits into checkpoint bytes (budget.json)."""
     try:
         data = json.loads((root / "budget.json").read_text(encoding="utf-8"))
-        return float(data["unit_bytes"]) * 8 / float(data["weights"])
+        weights = int(data["weights"])
+        return float(data["unit_bytes"]) * 8 / weights, Sizes(weights, int(data["fixed_bytes"]))
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
         return None
 

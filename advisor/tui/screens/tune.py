@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from rich.text import Text
 from textual import on
@@ -16,10 +16,11 @@ from textual.widgets import Input, Static
 from advisor.tui import run_files
 from advisor.tui.screens.base import AdvisorScreen
 from advisor.tui.stage_words import stage_lines
-from advisor.tui.widgets.front_plot import MARKS, FrontItem, FrontPlot
+from advisor.tui.widgets.front_plot import MARKS, FrontItem, FrontPlot, Sizes
 from advisor.tui.widgets.layer_grid import plan_text
 from advisor.tui.widgets.lists import Scroll, Table
 from advisor.tui.widgets.stepper import Stepper
+from advisor.tui.words import duration, size
 from profiles.errors import AdvisorError
 from tuners.events import Event
 
@@ -38,8 +39,10 @@ class TuneScreen(AdvisorScreen):
     HELP_TEXT = """\
  s         start, or go on with the run that was stopped: finished steps are kept
  x         stop, as Ctrl-C would
+ p         pause: the run's processes are suspended and keep their memory; p again goes on
  d         the demo: a small real model through every stage
- < >       move the budget line on the plot; the plan below is the best one measured under it
+ < >       move the budget line on the plot (or drag it with the mouse); the plan below is the
+           best one measured under it.  =  back to the budget of the run
  tab       budget, trials and last stage; then the lists
 
 The run is a process of its own: it goes on when this window closes, and 7 opens it again.
@@ -48,9 +51,11 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "start", "Start/resume", id="start"),
         Binding("x", "app.stop_work", "Stop", id="stop"),
+        Binding("p", "app.pause_work", "Pause", id="pause"),
         Binding("d", "demo", "Demo", id="demo"),
         Binding("less_than_sign", "line(-1)", "Budget line down", show=False),
         Binding("greater_than_sign", "line(1)", "Budget line up", show=False),
+        Binding("equals_sign", "line(0)", "Budget line back", show=False),
     ]
 
     def __init__(self) -> None:
@@ -75,7 +80,6 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
                 stages.border_title = "Stages"
                 yield Static("", id="stages")
             plot = FrontPlot(id="front", classes="panel")
-            plot.border_title = "Front"
             plot.border_subtitle = " ".join(f"{mark} {kind}" for kind, (mark, _) in MARKS.items())
             yield plot
             with Scroll(id="plan-panel", classes="panel") as plan:
@@ -132,11 +136,18 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
 
     def action_line(self, step: int) -> None:
         """Another budget: which measured plan is the best under it?"""
-        line = self._line if self._line is not None else self._budget()
+        budget = self._budget()
+        line = self._line if self._line is not None else None if budget is None else budget[0]
         if line is not None:
-            self._line = max(1.0, min(16.0, line + step * LINE_STEP))
-            self._dirty = True
-            self._redraw()
+            self._move(max(1.0, min(16.0, line + step * LINE_STEP)) if step else None)
+
+    @on(FrontPlot.LineMoved)
+    def _dragged(self, event: FrontPlot.LineMoved) -> None:
+        self._move(event.bits)
+
+    def _move(self, line: float | None) -> None:
+        self._line = line
+        self._draw_front()
 
     # what is shown
 
@@ -170,13 +181,20 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
         self.query_one("#stages", Static).update(stage_lines(state, self.advisor.working()))
         self.query_one("#problem", Static).update(state.error_text if self.advisor.working() is None else "")
         self._draw_trials()
-        items = self.items()
-        line = self._line if self._line is not None else self._budget()
-        cast(FrontPlot, self.query_one("#front")).draw(items, line)
+        self._draw_front()
+
+    def _draw_front(self) -> None:
+        items, budget = self.items(), self._budget()
+        line = self._line if self._line is not None else None if budget is None else budget[0]
+        plot = self.query_one("#front", FrontPlot)
+        plot.draw(items, line, None if budget is None else budget[1])
+        plot.border_title = "Front: KL against size" + (
+            "" if line is None or budget is None else f", line at {line:.2f} bits = {size(budget[1].at(line))}"
+        )
         self._draw_plan(items, line)
 
-    def _budget(self) -> float | None:
-        return None if self.state.root is None else run_files.budget_bits(self.state.root)
+    def _budget(self) -> tuple[float, Sizes] | None:
+        return None if self.state.root is None else run_files.budget(self.state.root)
 
     def items(self) -> list[FrontItem]:
         """Every measured plan as a point; held-out measurements are left to the report."""
@@ -188,6 +206,7 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
                 t.kl,
                 t.label,
                 t.formats,
+                "search",
             )
             for t in self.state.trials
             if t.kl is not None
@@ -195,7 +214,7 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
         for p in self.state.front:
             if p.split != "evaluate":
                 kind = "uniform" if "uniform" in p.label else "exact" if "exact" in p.label else "best"
-                out.append(FrontItem(kind, p.bits_per_weight, p.kl, p.label, p.formats))
+                out.append(FrontItem(kind, p.bits_per_weight, p.kl, p.label, p.formats, p.split))
         return out
 
     def _draw_trials(self) -> None:
@@ -219,10 +238,13 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
             for index, t in reversed(list(enumerate(trials))[-200:])
         ]
         table.refill(rows)
-        rate = ""
+        title = f"Trials {len(trials)}"
         if len(trials) > 1 and trials[-1].time > trials[0].time:
-            rate = f", {(len(trials) - 1) / (trials[-1].time - trials[0].time) * 60:.1f} per minute"
-        table.border_title = f"Trials {len(trials)}{rate}, newest first"
+            per_second = (len(trials) - 1) / (trials[-1].time - trials[0].time)
+            left = trials[-1].trials_total - len(trials)
+            title += f" of {trials[-1].trials_total}, {per_second * 60:.1f} per minute"
+            title += f", ETA {duration(left / per_second)}" if left > 0 and self.advisor.working() else ""
+        table.border_title = title
 
     def _draw_plan(self, items: list[FrontItem], line: float | None) -> None:
         panel, state = self.query_one("#plan-panel"), self.state
@@ -233,10 +255,12 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
             formats, title = dict(final.formats), f"Plan: {final.label or 'plan.yaml'}"
         elif line is not None:
             under = [i for i in items if i.bits <= line + 1e-6 and i.kind != "pruned" and i.formats]
+            # Plans measured on the selection text are compared with each other, trials among themselves.
+            under = [i for i in under if i.split == "select"] or under
             if under:
                 found = min(under, key=lambda i: i.kl)
                 formats = found.formats
-                title = f"Best under {line:.2f} bits: {found.label}, {found.bits:.3f} bits, KL {found.kl:.3g}"
+                title = f"Best under {line:.2f} bits: {found.label}, {found.bits:.3f} bits, KL {found.kl:.3g} measured"
             else:
                 title = f"Nothing measured under {line:.2f} bits"
         panel.border_title = title
