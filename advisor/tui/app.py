@@ -6,7 +6,7 @@ import importlib
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on, work
 from textual.app import App, SystemCommand
@@ -17,11 +17,14 @@ from textual.worker import get_current_worker
 from advisor.tui import keymap, run_files, themes
 from advisor.tui.follow import Follower
 from advisor.tui.messages import Failed, HardwareRead, RunEvents
-from advisor.tui.process import Launched, launch, owner, pause, paused, stop
+from advisor.tui.process import Launched, launch, owner, pause, paused, stop, stop_group
 from advisor.tui.run_state import RunState
 from advisor.tui.screens.base import AdvisorScreen
 from advisor.tui.session import Session, shown
 from advisor.tui.widgets.layer_grid import Place
+
+if TYPE_CHECKING:
+    from advisor.tui.server import Server
 
 FOLLOW_GAP_S = 0.15
 """Between two looks at the event stream: under what feels late, far above what it costs."""
@@ -52,6 +55,7 @@ class AdvisorApp(App[int]):
         self.session = session or Session()
         self.run_state = RunState()
         self.launched: Launched | None = None
+        self.server: Server | None = None
         self._places: tuple[Path, dict[str, Place]] | None = None
         self._config = config or keymap.config_path()
 
@@ -204,6 +208,16 @@ class AdvisorApp(App[int]):
         else:
             self.notify(f"process {pid} cannot be stopped from here", severity="warning")
 
+    def stop_server(self) -> None:
+        """End the bundle's server; it does not outlive the interface."""
+        if self.server is not None:
+            found, self.server = self.server, None
+            stop_group(found.launched)
+
+    def on_unmount(self) -> None:
+        """However the interface ends."""
+        self.stop_server()
+
     def action_pause_work(self) -> None:
         """Suspend the run, or let it go on."""
         pid = self.working()
@@ -294,7 +308,7 @@ class AdvisorApp(App[int]):
         for number, name in enumerate(keymap.SCREENS, 1):
             yield SystemCommand(name.capitalize(), f"Open this screen (key {number})", _go(self, name))
         yield SystemCommand("Copy command", "Copy the command line of this screen", self.action_copy_command)
-        yield SystemCommand("Pause the run", "Suspend its processes, or let them go on", self.action_pause_work)
+        yield SystemCommand("Pause the run", "Suspend it, or let it go on", self.action_pause_work)
         yield SystemCommand("Stop the run", "As Ctrl-C: finished work is kept", self.action_stop_work)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from textual.message import Message
 
 if TYPE_CHECKING:
+    from advisor.tui.server import Server
     from profiles.footprint import Ranked
     from profiles.footprint.schema import Footprint
     from profiles.hardware import DeviceLive, HardwareProfile
@@ -86,3 +87,20 @@ class RunEvents(Message):
         self.events = events
         self.owner = owner
         self.paused = paused
+
+
+class ServerChanged(Message):
+    """The bundle's server came up, printed something, or ended."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__()
+        self.server = server
+
+
+class ChatPiece(Message):
+    """A piece of an answer, or what went wrong with it."""
+
+    def __init__(self, text: str, style: str = "") -> None:
+        super().__init__()
+        self.text = text
+        self.style = style

@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+GRACE_S = 5.0
+"""How long a server may take to end before it is killed."""
 TAIL_BYTES = 4000
 """Bytes kept of what a process said last: some forty lines."""
 
@@ -123,3 +125,28 @@ def paused(pid: int | None) -> bool:
     except OSError:
         return False
     return words.rpartition(")")[2].split()[:1] == ["T"]
+
+
+def stop_group(launched: Launched) -> None:
+    """End a command and all that it started, at once: it has nothing to keep."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if not launched.running:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(launched.process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            launched.process.wait(GRACE_S)
+
+
+def open_folder(path: Path) -> bool:
+    """Show a folder in the desktop's file manager; False where there is no desktop."""
+    import shutil
+
+    opener = shutil.which("xdg-open") or shutil.which("open")
+    if opener is None or (
+        sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    ):
+        return False
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.Popen([opener, str(path)], start_new_session=True, **quiet)
+    return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from advisor.tui.widgets.front_plot import Sizes
 from advisor.tui.widgets.layer_grid import Place
@@ -46,6 +46,29 @@ def plan(root: Path) -> PrecisionPlan | None:
         return PrecisionPlan.from_yaml(root / "plan.yaml")
     except AdvisorError:
         return None
+
+
+class Outcome(NamedTuple):
+    """What a run came to, as far as it came. KL and perplexity ratio are of held-out text."""
+
+    bits: float | None = None
+    kl: float | None = None
+    perplexity_ratio: float | None = None
+    passed: bool | None = None
+
+
+def outcome(root: Path) -> Outcome:
+    """From search.json and validation.json; what is missing or damaged is None."""
+    found: dict[str, float | bool | None] = {}
+    try:
+        search = json.loads((root / "search.json").read_text(encoding="utf-8"))
+        best = search["held_out"][0]
+        found["bits"], found["kl"] = best["bits_per_weight"], best["quality"]["kl"]
+        found["perplexity_ratio"] = best["quality"]["perplexity"] / search["perplexity_original"]
+    except (OSError, ValueError, KeyError, IndexError, TypeError, ZeroDivisionError):
+        pass
+    report = validation(root)
+    return Outcome(**found, passed=None if report is None else report.passed)  # type: ignore[arg-type]
 
 
 def validation(root: Path) -> ValidationReport | None:

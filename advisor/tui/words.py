@@ -42,7 +42,11 @@ def count(value: float) -> str:
         return f"{value:.3g}"
     for divisor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "K")):
         if abs(value) >= 10 * divisor or (abs(value) >= divisor and divisor > 1e3):
-            return f"{value / divisor:.0f}{letter}" if value >= 10 * divisor else f"{value / divisor:.1f}{letter}"
+            return (
+                f"{value / divisor:.0f}{letter}"
+                if value >= 10 * divisor
+                else f"{value / divisor:.1f}{letter}"
+            )
     return f"{value:,.0f}"
 
 

@@ -189,7 +189,9 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
         plot = self.query_one("#front", FrontPlot)
         plot.draw(items, line, None if budget is None else budget[1])
         plot.border_title = "Front: KL against size" + (
-            "" if line is None or budget is None else f", line at {line:.2f} bits = {size(budget[1].at(line))}"
+            ""
+            if line is None or budget is None
+            else f", line at {line:.2f} bits = {size(budget[1].at(line))}"
         )
         self._draw_plan(items, line)
 
@@ -260,7 +262,8 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
             if under:
                 found = min(under, key=lambda i: i.kl)
                 formats = found.formats
-                title = f"Best under {line:.2f} bits: {found.label}, {found.bits:.3f} bits, KL {found.kl:.3g} measured"
+                title = f"Best under {line:.2f} bits: {found.label}, {found.bits:.3f} bits, "
+                title += f"KL {found.kl:.3g} measured"
             else:
                 title = f"Nothing measured under {line:.2f} bits"
         panel.border_title = title

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -88,7 +89,9 @@ class FrontPlot(Widget):
         cells = [[(" ", "")] * width for _ in range(height)]
 
         def column(bits: float) -> int:
-            return min(width - 1, max(0, round((bits - self._x[0]) / (self._x[1] - self._x[0]) * (width - 1))))
+            return min(
+                width - 1, max(0, round((bits - self._x[0]) / (self._x[1] - self._x[0]) * (width - 1)))
+            )
 
         def row(kl: float) -> int:
             return min(height - 1, max(0, round((high - math.log10(kl)) / (high - low) * (height - 1))))
@@ -97,7 +100,7 @@ class FrontPlot(Widget):
             for y in range(height):
                 cells[y][column(self._line)] = ("│", "yellow")
         exact = sorted((column(i.bits), row(i.kl)) for i in self._items if i.kind == "exact")
-        for (x0, y0), (x1, y1) in zip(exact, exact[1:], strict=False):
+        for (x0, y0), (x1, y1) in itertools.pairwise(exact):
             for x in range(x0 + 1, x1):
                 cells[round(y0 + (y1 - y0) * (x - x0) / (x1 - x0))][x] = ("·", "cyan")
         for kind, mark in MARKS.items():
@@ -131,7 +134,9 @@ class FrontPlot(Widget):
                 start = min(max(0, at - len(text) // 2), width - len(text))
                 row[start : start + len(text)] = text
             tick += step
-        lines = (f"{name.rjust(LEFT - 1)} {''.join(row)}" for name, row in (("bits", bits_row), ("size", size_row)))
+        lines = (
+            f"{name.rjust(LEFT - 1)} {''.join(row)}" for name, row in (("bits", bits_row), ("size", size_row))
+        )
         return Text("\n".join(lines), style="dim", no_wrap=True)
 
     def _moved(self, event: events.MouseEvent) -> None:
