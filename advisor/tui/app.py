@@ -56,6 +56,7 @@ class AdvisorApp(App[int]):
         self.run_state = RunState()
         self.launched: Launched | None = None
         self.server: Server | None = None
+        self._leaving = False
         self._places: tuple[Path, dict[str, Place]] | None = None
         self._config = config or keymap.config_path()
 
@@ -78,6 +79,9 @@ class AdvisorApp(App[int]):
         self.read_hardware()
         if self.session.run is not None:
             self.open_run(self.session.run)
+        elif live := run_files.live_runs():
+            self.open_run(live[0])
+            self.notify(f"attached to {live[0]}, which is being worked on", markup=False)
 
     # hardware
 
@@ -246,8 +250,8 @@ class AdvisorApp(App[int]):
         return status(self.session, self.run_state, self.working())
 
     def action_go(self, name: str) -> None:
-        """Open a screen."""
-        if len(self.screen_stack) == 1:
+        """Open a screen; keys typed ahead of the end open none."""
+        if len(self.screen_stack) == 1 and not self._leaving:
             self.switch_mode(name)
 
     def action_go_next(self, step: int) -> None:
@@ -280,7 +284,7 @@ class AdvisorApp(App[int]):
         """Leave; ask while work runs, which may go on without us."""
         pid = self.working()
         if pid is None:
-            self.exit(0)
+            self._leave()
             return
         from advisor.tui.screens.confirm import Choice, ConfirmScreen
 
@@ -288,7 +292,7 @@ class AdvisorApp(App[int]):
             if answer == "stop":
                 stop(pid)
             if answer in {"stop", "leave"}:
-                self.exit(0)
+                self._leave()
 
         self.push_screen(
             ConfirmScreen(
@@ -301,6 +305,10 @@ class AdvisorApp(App[int]):
             ),
             decided,
         )
+
+    def _leave(self) -> None:
+        self._leaving = True
+        self.exit(0)
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Textual's own commands, the screens, and the run's."""

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from advisor.tui.process import owner
 from advisor.tui.widgets.front_plot import Sizes
 from advisor.tui.widgets.layer_grid import Place
 
@@ -104,6 +105,14 @@ def adopt(session: Session, root: Path) -> None:
     session.context, session.concurrency = asked.serving.max_model_len, asked.serving.concurrency
     session.kv_cache_dtype = asked.serving.kv_cache_dtype
     session.tp = asked.serving.tensor_parallel_size
+
+
+def live_runs() -> list[Path]:
+    """Runs here that a process works on, the one that began last first."""
+    from advisor.workspace import RUNS_DIR
+
+    locks = [p for p in Path(RUNS_DIR).glob("*/lock") if owner(p.parent) is not None]
+    return [p.parent for p in sorted(locks, key=lambda p: -p.stat().st_mtime)]
 
 
 def run_for(session: Session) -> Path:

@@ -157,7 +157,7 @@ context and tok/s of the table are estimates; every figure on the right says how
     def action_filter(self) -> None:
         """To the filter."""
         self.remove_class("-detail")
-        self.query_one("#filter").focus()
+        self.set_focus(self.query_one("#filter"))
 
     def action_leave_field(self) -> None:
         """Escape empties the filter and goes back to the table (which the detail covers when narrow)."""

@@ -228,7 +228,7 @@ A run whose process still works cannot be deleted: stop it first (4, then x)."""
 
     def action_filter(self) -> None:
         """To the filter."""
-        self.query_one("#filter").focus()
+        self.set_focus(self.query_one("#filter"))
 
     def action_leave_field(self) -> None:
         """Escape empties the filter and goes back to the table."""
