@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -38,13 +39,21 @@ def budget(root: Path) -> tuple[float, Sizes] | None:
 
 def plan(root: Path) -> PrecisionPlan | None:
     """plan.yaml, once the search (or the user) wrote it."""
+    path = root / "plan.yaml"
+    try:
+        return _plan(path, path.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+@functools.lru_cache(maxsize=8)
+def _plan(path: Path, _changed: int) -> PrecisionPlan | None:
+    """Read once for each version of the file: YAML takes longer than a repaint may."""
     from profiles.errors import AdvisorError
     from tuners.plan import PrecisionPlan
 
-    if not (root / "plan.yaml").exists():
-        return None
     try:
-        return PrecisionPlan.from_yaml(root / "plan.yaml")
+        return PrecisionPlan.from_yaml(path)
     except AdvisorError:
         return None
 

@@ -53,7 +53,9 @@ fits: the most precise uniform format that fits; ~ only with another setting; âœ
 context and tok/s of the table are estimates; every figure on the right says how it is known."""
     CSS_PATH: ClassVar[list[str]] = ["base.tcss", "models.tcss"]  # type: ignore[assignment]
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "filter", "Filter", key_display="/", id="filter"),
+        # Priority: letters typed right after it must find the field focused, not a list with keys of its own.
+        Binding("slash", "filter", "Filter", key_display="/", id="filter", priority=True),
+        Binding("down", "filter_done", "To the list", show=False),
         Binding("o", "open", "Open", id="open"),
         Binding("F", "fits_only", "Fits only", id="fits"),
         Binding("T", "tag", "Task", id="tag"),
@@ -151,8 +153,13 @@ context and tok/s of the table are estimates; every figure on the right says how
         self._fill()
 
     @on(Input.Submitted, "#filter")
-    def _filter_done(self) -> None:
+    def action_filter_done(self) -> None:
+        """From the filter to the list."""
         self.query_one("#catalogue").focus()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """In a field, / is a letter."""
+        return not (action == "filter" and isinstance(self.focused, Input))
 
     def action_filter(self) -> None:
         """To the filter."""

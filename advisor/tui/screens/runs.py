@@ -40,7 +40,9 @@ class RunsScreen(AdvisorScreen):
 A run whose process still works cannot be deleted: stop it first (4, then x)."""
     CSS_PATH: ClassVar[list[str]] = ["base.tcss", "runs.tcss"]  # type: ignore[assignment]
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "filter", "Filter", key_display="/", id="filter"),
+        # Priority: letters typed right after it must find the field focused, not a list with keys of its own.
+        Binding("slash", "filter", "Filter", key_display="/", id="filter", priority=True),
+        Binding("down", "filter_done", "To the list", show=False),
         Binding("r", "resume", "Resume", id="resume"),
         Binding("v", "compare", "Compare", id="compare"),
         Binding("D", "delete", "Delete", id="delete"),
@@ -226,6 +228,10 @@ A run whose process still works cannot be deleted: stop it first (4, then x)."""
             self.advisor.close_run()
         self._read()
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """In a field, / is a letter."""
+        return not (action == "filter" and isinstance(self.focused, Input))
+
     def action_filter(self) -> None:
         """To the filter."""
         self.set_focus(self.query_one("#filter"))
@@ -240,7 +246,8 @@ A run whose process still works cannot be deleted: stop it first (4, then x)."""
         self._fill()
 
     @on(Input.Submitted, "#filter")
-    def _filter_done(self) -> None:
+    def action_filter_done(self) -> None:
+        """From the filter to the list."""
         self.query_one("#runs").focus()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
@@ -19,8 +20,9 @@ from advisor.tui.stage_words import stage_lines
 from advisor.tui.widgets.front_plot import MARKS, FrontItem, FrontPlot, Sizes
 from advisor.tui.widgets.layer_grid import plan_text
 from advisor.tui.widgets.lists import Scroll, Table
+from advisor.tui.widgets.sheet import Sheet
 from advisor.tui.widgets.stepper import Stepper
-from advisor.tui.words import duration, size
+from advisor.tui.words import duration, plain, size
 from profiles.errors import AdvisorError
 from tuners.events import Event
 
@@ -61,7 +63,8 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
     def __init__(self) -> None:
         super().__init__()
         self._line: float | None = None
-        self._shown_trials = -1
+        self._shown_trials = 0
+        self._best = math.inf
         self._dirty = True
 
     def body(self) -> Iterable[Widget]:
@@ -74,17 +77,17 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
             through = Stepper("through", [(t, t) for t in THROUGH], id="through")
             through.choose(self.session.through)
             yield through
-        yield Static("", id="problem", classes="error", markup=False)
+        yield Sheet(id="problem", classes="error")
         with Grid(id="panels"):
             with Scroll(id="stages-panel", classes="panel") as stages:
                 stages.border_title = "Stages"
-                yield Static("", id="stages")
+                yield Sheet(id="stages")
             plot = FrontPlot(id="front", classes="panel")
             plot.border_subtitle = " ".join(f"{mark} {kind}" for kind, (mark, _) in MARKS.items())
             yield plot
             with Scroll(id="plan-panel", classes="panel") as plan:
                 plan.border_title = "Plan"
-                yield Static("", id="plan")
+                yield Sheet(id="plan")
             trials = Table("trial", "state", "KL", "bits", "s", id="history", classes="panel")
             trials.border_title = "Trials"
             yield trials
@@ -115,16 +118,16 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
 
     def action_start(self) -> None:
         """Start the run, or go on with it."""
-        problem = self.query_one("#problem", Static)
+        problem = self.query_one("#problem", Sheet)
         if self.session.model is None:
-            problem.update("no model is chosen: 2 lists models, d runs the demo")
+            problem.show("no model is chosen: 2 lists models, d runs the demo")
             return
         try:
             root = run_files.run_for(self.session)
         except AdvisorError as exc:
-            problem.update(str(exc))
+            problem.show(str(exc))
             return
-        problem.update("")
+        problem.show("")
         self.session.run = root
         self.advisor.start_work(self.session.tune_command(), root)
         self.refresh_lines()
@@ -153,7 +156,8 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
 
     def run_opened(self) -> None:
         """Another run."""
-        self._line, self._shown_trials = None, -1
+        self._line, self._shown_trials, self._best = None, 0, math.inf
+        self.query_one("#history", Table).refill([])
         self.shown_again()
 
     def run_changed(self, events: list[Event]) -> None:
@@ -178,8 +182,8 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
             return
         self._dirty = False
         state = self.state
-        self.query_one("#stages", Static).update(stage_lines(state, self.advisor.working()))
-        self.query_one("#problem", Static).update(state.error_text if self.advisor.working() is None else "")
+        self.query_one("#stages", Sheet).show(stage_lines(state, self.advisor.working()))
+        self.query_one("#problem", Sheet).show(state.error_text if self.advisor.working() is None else "")
         self._draw_trials()
         self._draw_front()
 
@@ -220,26 +224,32 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
         return out
 
     def _draw_trials(self) -> None:
-        trials = self.state.trials
-        if len(trials) == self._shown_trials:
+        """Only the new ones are added; a star marks what was the best when it came."""
+        trials, table = self.state.trials, self.query_one("#history", Table)
+        if len(trials) < self._shown_trials:
+            self._shown_trials, self._best = 0, math.inf
+            table.refill([])
+        rows = []
+        for index in range(self._shown_trials, len(trials)):
+            t = trials[index]
+            better = t.kl is not None and t.state in {"complete", "known"} and t.kl < self._best
+            self._best = t.kl if better and t.kl is not None else self._best
+            rows.append(
+                (
+                    str(index),
+                    (
+                        plain(f"{'*' if better else ' '}{t.number}", "bold green" if better else ""),
+                        plain(t.state, "dim" if t.state == "pruned" else ""),
+                        "-" if t.kl is None else f"{t.kl:.3g}",
+                        f"{t.bits_per_weight:.3f}",
+                        f"{t.seconds:.1f}",
+                    ),
+                )
+            )
+        if not rows:
             return
         self._shown_trials = len(trials)
-        table = self.query_one("#history", Table)
-        best = self.state.best_trial
-        rows = [
-            (
-                str(index),
-                (
-                    f"{'*' if t is best else ' '}{t.number}",
-                    t.state,
-                    "-" if t.kl is None else f"{t.kl:.3g}",
-                    f"{t.bits_per_weight:.3f}",
-                    f"{t.seconds:.1f}",
-                ),
-            )
-            for index, t in reversed(list(enumerate(trials))[-200:])
-        ]
-        table.refill(rows)
+        table.extend(rows)
         title = f"Trials {len(trials)}"
         if len(trials) > 1 and trials[-1].time > trials[0].time:
             per_second = (len(trials) - 1) / (trials[-1].time - trials[0].time)
@@ -270,7 +280,7 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
         text = Text("")
         if formats:
             text = plan_text(formats, self.advisor.unit_places(), max(40, panel.size.width - 4))
-        self.query_one("#plan", Static).update(text)
+        self.query_one("#plan", Sheet).show(text)
 
 
 SCREEN = TuneScreen

@@ -10,13 +10,13 @@ from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.containers import Grid
 from textual.widget import Widget
-from textual.widgets import Static
 
 from advisor.tui import run_files
 from advisor.tui.process import tail
 from advisor.tui.screens.base import AdvisorScreen
 from advisor.tui.stage_words import stage_lines
 from advisor.tui.widgets.lists import Scroll, Table
+from advisor.tui.widgets.sheet import Sheet
 from advisor.tui.words import plain, size
 from tuners.events import Event, Measured
 
@@ -55,16 +55,16 @@ A gate that fails is a result: the verdict says which and why, and the bundle re
 
     def body(self) -> Iterable[Widget]:
         """Verdict above; stages and measurements; answers or log below."""
-        yield Static("", id="verdict", markup=False)
+        yield Sheet(id="verdict")
         with Grid(id="panels"):
             with Scroll(id="stages-panel", classes="panel") as stages:
                 stages.border_title = "Stages"
-                yield Static("", id="stages")
+                yield Sheet(id="stages")
             lines = Table("ok", "", "predicted", "measured", "off by", id="lines", classes="panel")
             lines.border_title = "Predicted and measured"
             yield lines
             with Scroll(id="answers-panel", classes="panel"):
-                yield Static("", id="answers", markup=False)
+                yield Sheet(id="answers")
 
     def on_mount(self) -> None:
         """Draw what is known, then as events come."""
@@ -116,15 +116,15 @@ A gate that fails is a result: the verdict says which and why, and the bundle re
         if not self._dirty:
             return
         self._dirty = False
-        self.query_one("#stages", Static).update(stage_lines(self.state, self.advisor.working()))
+        self.query_one("#stages", Sheet).show(stage_lines(self.state, self.advisor.working()))
         report = None if root is None else run_files.validation(root)
-        self.query_one("#verdict", Static).update(self._verdict(report))
+        self.query_one("#verdict", Sheet).show(self._verdict(report))
         measured: Iterable[Line | Measured] = self.state.measured.values() if report is None else report.lines
         self.query_one("#lines", Table).refill([(m.name, _line(m)) for m in measured])
         if not self._log:
             panel = self.query_one("#answers-panel")
             panel.border_title = "Answers of the original and the quantized model (l: log)"
-            self.query_one("#answers", Static).update(
+            self.query_one("#answers", Sheet).show(
                 Text("no answers yet", style="dim")
                 if report is None
                 else _answers(report, side_by_side=panel.size.width >= SIDE_BY_SIDE)
@@ -155,11 +155,11 @@ A gate that fails is a result: the verdict says which and why, and the bundle re
         files = sorted((f for f in files if f.exists()), key=lambda f: f.stat().st_mtime)
         if not files:
             panel.border_title = "Log (l: answers)"
-            self.query_one("#answers", Static).update("no child process has printed anything yet")
+            self.query_one("#answers", Sheet).show("no child process has printed anything yet")
             return
         panel.border_title = f"Log: {files[-1]} (l: answers)"
         at_end = panel.max_scroll_y - panel.scroll_y < 2
-        self.query_one("#answers", Static).update(plain(tail(files[-1])))
+        self.query_one("#answers", Sheet).show(plain(tail(files[-1])))
         if at_end:
             panel.scroll_end(animate=False)
 

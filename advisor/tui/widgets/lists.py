@@ -12,6 +12,9 @@ from textual.widgets import DataTable
 
 from advisor.tui.keymap import VimKeys
 
+Cells = tuple[str, tuple[str | Text, ...]]
+"""A row: its key, and a cell for each column."""
+
 
 class Table(DataTable[Any]):
     """A table whose cursor is a row, and whose columns are as wide as their cells from the first paint.
@@ -26,6 +29,7 @@ class Table(DataTable[Any]):
     def __init__(self, *columns: str, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes, cursor_type="row", zebra_stripes=False)
         self._names = columns
+        self._rows: list[Cells] | None = None
 
     def on_mount(self) -> None:
         """Columns never change."""
@@ -39,22 +43,37 @@ class Table(DataTable[Any]):
             return None
         return str(self.ordered_rows[self.cursor_row].key.value)
 
-    def refill(self, rows: list[tuple[str, tuple[str | Text, ...]]]) -> None:
+    def refill(self, rows: list[Cells]) -> None:
         """Replace all rows and stay on the row where the cursor was, if it is still there."""
         key, y = self.row_key, self.scroll_y
+        if rows == self._rows:
+            return
+        self._rows = rows
         self.clear()
-        for column, cells in zip(self.ordered_columns, zip(*(c for _, c in rows), strict=True), strict=False):
-            column.content_width = max(column.content_width, *map(_width, cells))
-        for name, cells in rows:
-            self.add_row(*map(_plain, cells), key=name)
+        self._add(rows)
         names = [name for name, _ in rows]
         if key in names:
             self.move_cursor(row=names.index(key), animate=False, scroll=False)
             self.scroll_to(y=y, animate=False)
 
+    def extend(self, rows: list[Cells]) -> None:
+        """Add rows at the end; a cursor that was at the end stays there."""
+        at_end = self.cursor_row >= self.row_count - 1
+        self._rows = None
+        self._add(rows)
+        if at_end:
+            self.move_cursor(row=self.row_count - 1, animate=False)
+
+    def _add(self, rows: list[Cells]) -> None:
+        for column, cells in zip(self.ordered_columns, zip(*(c for _, c in rows), strict=True), strict=False):
+            column.content_width = max(column.content_width, *map(_width, cells))
+        for name, cells in rows:
+            self.add_row(*map(_plain, cells), key=name)
+
     def change(self, row: str, column: str, cell: str | Text) -> None:
         """Replace one cell."""
         found = next(c for c in self.ordered_columns if c.key == column)
+        self._rows = None
         found.content_width = max(found.content_width, _width(cell))
         self.update_cell(row, column, _plain(cell))
 
