@@ -27,7 +27,7 @@ from profiles.errors import AdvisorError
 from tuners.events import Event
 
 THROUGH = ("search", "quantize", "validate", "export")
-REDRAW_GAP_S = 0.25
+REDRAW_GAP_S = 0.4
 """The plot is drawn at most this often, however many events come."""
 LINE_STEP = 0.25
 """Bits per weight that < and > move the budget line."""
