@@ -104,7 +104,7 @@ def stop(pid: int) -> bool:
 
 def pause(pid: int, *, on: bool) -> bool:
     """Suspend a run with all its children, or let it go on. Memory stays taken. False: it is gone."""
-    import psutil
+    import psutil  # type: ignore[import-untyped,unused-ignore]
 
     try:
         first = psutil.Process(pid)
@@ -147,6 +147,6 @@ def open_folder(path: Path) -> bool:
         sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     ):
         return False
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.Popen([opener, str(path)], start_new_session=True, **quiet)
+    quiet = subprocess.DEVNULL
+    subprocess.Popen([opener, str(path)], stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
     return True

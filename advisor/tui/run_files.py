@@ -78,7 +78,7 @@ def outcome(root: Path) -> Outcome:
     except (OSError, ValueError, KeyError, IndexError, TypeError, ZeroDivisionError):
         pass
     report = validation(root)
-    return Outcome(**found, passed=None if report is None else report.passed)  # type: ignore[arg-type]
+    return Outcome(**found, passed=None if report is None else report.passed)
 
 
 def validation(root: Path) -> ValidationReport | None:

@@ -35,7 +35,12 @@ class Door(Server):
 
     async def _make_app(self) -> web.Application:
         app: web.Application = await super()._make_app()
-        app.middlewares.append(self.door)
+
+        @web.middleware
+        async def door(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await self._answer(request, handler)
+
+        app.middlewares.append(door)
         return app
 
     def initialize_logging(self) -> None:
@@ -67,18 +72,11 @@ class Door(Server):
                 return "a token is needed: open the address that the server printed"
         return None
 
-    @property
-    def door(self) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
-        """The middleware in front of every route."""
-
-        @web.middleware
-        async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-            why = self.refusal(request)
-            if why is not None:
-                return web.Response(status=403, text=f"{why}\n")
-            response = await handler(request)
-            if self._token is not None and "token" in request.query and not response.prepared:
-                response.set_cookie(COOKIE, self._token, httponly=True, samesite="Strict")
-            return response
-
-        return check
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        why = self.refusal(request)
+        if why is not None:
+            return web.Response(status=403, text=f"{why}\n")
+        response = await handler(request)
+        if self._token is not None and "token" in request.query and not response.prepared:
+            response.set_cookie(COOKIE, self._token, httponly=True, samesite="Strict")
+        return response

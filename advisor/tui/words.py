@@ -23,7 +23,7 @@ def size(count: float | None) -> str:
 
 def parameters(count: int) -> str:
     """Parameters as people name models by them: 8.0B, 135M."""
-    return f"{count / 1e9:,.1f}B" if count >= 1e9 else f"{count / 1e6:,.0f}M"
+    return f"{count / 1e9:,.1f}B" if count >= 999.5e6 else f"{count / 1e6:,.0f}M"
 
 
 def number(value: float, unit: str) -> str:

@@ -52,6 +52,8 @@ def freeze(monkeypatch: pytest.MonkeyPatch) -> None:
         "advisor.recommend.recommend": lambda *_, **__: advice,
     }.items():
         monkeypatch.setattr(name, value)
+    # One look at the devices: the history of the load would grow with time.
+    monkeypatch.setattr("advisor.tui.screens.hardware.LOOK_GAP_S", 3600.0)
 
 
 def record() -> dict[str, Any]:

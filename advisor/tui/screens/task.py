@@ -170,6 +170,12 @@ framework; the map below is measured on this model by the run that is open."""
         ).border_title = (
             f"Recommendation for {self.session.task}, use: {self.session.use or 'any'} (u changes)"
         )
+        chosen = self._tasks.get(self.session.task)
+        self.query_one("#tasks-panel").border_subtitle = (
+            ""
+            if chosen is None
+            else f"sensitivity {chosen.prior}; floor {chosen.quality_floor_ppl_ratio:.2f} x perplexity"
+        )
         self._advise()
         self._draw()
 

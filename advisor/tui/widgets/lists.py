@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from rich.cells import cell_len
@@ -29,7 +30,7 @@ class Table(DataTable[Any]):
     def __init__(self, *columns: str, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes, cursor_type="row", zebra_stripes=False)
         self._names = columns
-        self._rows: list[Cells] | None = None
+        self._rows: Sequence[Cells] | None = None
 
     def on_mount(self) -> None:
         """Columns never change."""
@@ -43,7 +44,7 @@ class Table(DataTable[Any]):
             return None
         return str(self.ordered_rows[self.cursor_row].key.value)
 
-    def refill(self, rows: list[Cells]) -> None:
+    def refill(self, rows: Sequence[Cells]) -> None:
         """Replace all rows and stay on the row where the cursor was, if it is still there."""
         key, y = self.row_key, self.scroll_y
         if rows == self._rows:
@@ -56,7 +57,7 @@ class Table(DataTable[Any]):
             self.move_cursor(row=names.index(key), animate=False, scroll=False)
             self.scroll_to(y=y, animate=False)
 
-    def extend(self, rows: list[Cells]) -> None:
+    def extend(self, rows: Sequence[Cells]) -> None:
         """Add rows at the end; a cursor that was at the end stays there."""
         at_end = self.cursor_row >= self.row_count - 1
         self._rows = None
@@ -64,7 +65,7 @@ class Table(DataTable[Any]):
         if at_end:
             self.move_cursor(row=self.row_count - 1, animate=False)
 
-    def _add(self, rows: list[Cells]) -> None:
+    def _add(self, rows: Sequence[Cells]) -> None:
         for column, cells in zip(self.ordered_columns, zip(*(c for _, c in rows), strict=True), strict=False):
             column.content_width = max(column.content_width, *map(_width, cells))
         for name, cells in rows:
