@@ -28,8 +28,8 @@ def demo(root: Path) -> tuple[dict[str, Any], str]:
 
 
 @pytest.mark.engine
-def test_demo_ends_with_a_validated_bundle_and_resumes(tmp_path: Path) -> None:
-    root = tmp_path / "run"
+def test_demo_ends_with_a_validated_bundle_and_resumes(demo_root: Path) -> None:
+    root = demo_root
     found, _ = demo(root)
     best, *others = found["search"]["held_out"]
     assert best["unit_bytes"] <= found["search"]["budget_bytes"]

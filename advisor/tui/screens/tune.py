@@ -16,6 +16,7 @@ from textual.widgets import Input, Static
 
 from advisor.tui import run_files
 from advisor.tui.screens.base import AdvisorScreen
+from advisor.tui.session import Session
 from advisor.tui.stage_words import stage_lines
 from advisor.tui.widgets.front_plot import MARKS, FrontItem, FrontPlot, Sizes
 from advisor.tui.widgets.layer_grid import plan_text
@@ -134,8 +135,13 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
 
     def action_demo(self) -> None:
         """The demo, in a run directory of its own."""
-        arguments = ["demo", "--budget", self.session.budget or "5.5bits", "--run", str(DEMO_RUN)]
-        self.advisor.start_work([*arguments, "--trials", str(self.session.trials)], DEMO_RUN)
+        session, plain_session = self.session, Session()
+        arguments = ["demo", "--run", str(DEMO_RUN)]
+        if session.budget and session.budget != plain_session.budget:
+            arguments += ["--budget", session.budget]
+        if session.trials != plain_session.trials:
+            arguments += ["--trials", str(session.trials)]
+        self.advisor.start_work(arguments, DEMO_RUN)
 
     def action_line(self, step: int) -> None:
         """Another budget: which measured plan is the best under it?"""
