@@ -13,11 +13,13 @@ from profiles.errors import AdvisorError, ExitCode, nearest
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is one of `ExitCode`. Errors are text on stderr, stdout stays data."""
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    if not tokens and sys.stdout.isatty():
+        return _interface()
     from cyclopts import CycloptsError
 
     from advisor.cli.app import build_app
 
-    tokens = list(sys.argv[1:] if argv is None else argv)
     app = build_app(tokens[0] if tokens else None)
     try:
         result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
@@ -46,6 +48,13 @@ def run(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return int(ExitCode.RUN_FAILED)
+
+
+def _interface() -> int:
+    """The terminal interface, without the parser's imports: its first picture is awaited."""
+    from advisor.tui.app import main as interface
+
+    return interface()
 
 
 def _usage(exc: Exception, tokens: list[str]) -> int:

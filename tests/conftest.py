@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,29 +15,30 @@ from platformdirs import user_cache_path
 CACHE = user_cache_path("advisor")
 """Taken at import, before other tests point the cache elsewhere: the model is prepared once per machine."""
 
+EFFORT = ("--trials", "2", "--json")
+
+
+def advisor(*tokens: str, code: int = 0) -> tuple[Any, str]:
+    """Run a command as a user would: its JSON answer and what it said on stderr."""
+    done = subprocess.run(
+        [sys.executable, "-m", "advisor", *tokens],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XDG_CACHE_HOME": str(CACHE.parent)},
+    )
+    assert done.returncode == code, done.stderr[-3000:]
+    return json.loads(done.stdout), done.stderr
+
 
 class DemoRun(NamedTuple):
-    """A finished run of the demo: its directory, what it printed as data, and `again`, which repeats it."""
+    """A finished run of the demo: its directory, and what it answered."""
 
     root: Path
     found: dict[str, Any]
-    again: Callable[[], tuple[dict[str, Any], str]]
 
 
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
-    """`advisor demo` with two trials, through every stage, as a user would call it."""
-    root = tmp_path_factory.mktemp("demo") / "run"
-
-    def call() -> tuple[dict[str, Any], str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "advisor", "demo", "--trials", "2", "--run", str(root), "--json"],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "XDG_CACHE_HOME": str(CACHE.parent)},
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(done.stdout), done.stderr
-
-    found, _ = call()
-    return DemoRun(root, found, call)
+    """`advisor demo` with two trials, through every stage, in `advisor-runs/demo`."""
+    root = tmp_path_factory.mktemp("demo") / "advisor-runs" / "demo"
+    return DemoRun(root, advisor("demo", *EFFORT, "--run", str(root))[0])

@@ -122,6 +122,16 @@ COMMANDS: dict[str, Command] = {
         "JSON Schema of every file and --json output.",
         ("advisor schema", "advisor schema plan > plan.schema.json"),
     ),
+    "tui": Command(
+        "advisor.cli.tui:tui",
+        "The terminal interface, here or in a browser.",
+        (
+            "advisor tui",
+            "advisor tui --run advisor-runs/model-3fa1c09e",
+            "advisor tui --web",
+            "advisor tui --web --host 0.0.0.0 --token $(openssl rand -hex 16)",
+        ),
+    ),
     "completion": Command(
         "advisor.cli.completion:completion",
         "Shell completion script.",
@@ -162,7 +172,7 @@ def build_app(called: str | None = None) -> App:
     @app.default
     def start() -> int:
         """Open the terminal interface where there is one; print this help where there is not."""
-        if sys.stdout.isatty() and importlib.util.find_spec("advisor.tui.app") is not None:
+        if sys.stdout.isatty():
             return int(importlib.import_module("advisor.tui.app").main() or 0)
         app.help_print([])
         return 0

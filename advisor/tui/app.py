@@ -6,7 +6,7 @@ import importlib
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on, work
 from textual.app import App, SystemCommand
@@ -17,11 +17,14 @@ from textual.worker import get_current_worker
 from advisor.tui import keymap, run_files, themes
 from advisor.tui.follow import Follower
 from advisor.tui.messages import Failed, HardwareRead, RunEvents
-from advisor.tui.process import Launched, launch, owner, stop
+from advisor.tui.process import Launched, launch, owner, pause, paused, stop, stop_group
 from advisor.tui.run_state import RunState
 from advisor.tui.screens.base import AdvisorScreen
 from advisor.tui.session import Session, shown
 from advisor.tui.widgets.layer_grid import Place
+
+if TYPE_CHECKING:
+    from advisor.tui.server import Server
 
 FOLLOW_GAP_S = 0.15
 """Between two looks at the event stream: under what feels late, far above what it costs."""
@@ -52,6 +55,8 @@ class AdvisorApp(App[int]):
         self.session = session or Session()
         self.run_state = RunState()
         self.launched: Launched | None = None
+        self.server: Server | None = None
+        self._leaving = False
         self._places: tuple[Path, dict[str, Place]] | None = None
         self._config = config or keymap.config_path()
 
@@ -74,6 +79,9 @@ class AdvisorApp(App[int]):
         self.read_hardware()
         if self.session.run is not None:
             self.open_run(self.session.run)
+        elif live := run_files.live_runs():
+            self.open_run(live[0])
+            self.notify(f"attached to {live[0]}, which is being worked on", markup=False)
 
     # hardware
 
@@ -125,9 +133,10 @@ class AdvisorApp(App[int]):
         worker = get_current_worker()
         follower, last = Follower(root / "events.jsonl"), object()
         while not worker.is_cancelled:
-            events, now = follower.read(), owner(root)
+            events, pid = follower.read(), owner(root)
+            now = (pid, paused(pid))
             if events or now != last:
-                self.post_message(RunEvents(root, events, now))
+                self.post_message(RunEvents(root, events, *now))
                 last = now
             if not events:
                 time.sleep(FOLLOW_GAP_S)
@@ -136,7 +145,7 @@ class AdvisorApp(App[int]):
     def _run_events(self, message: RunEvents) -> None:
         if message.root != self.run_state.root:
             return
-        self.run_state.owner = message.owner
+        self.run_state.owner, self.run_state.paused = message.owner, message.paused
         self.run_state.apply(message.events)
         if self.session.model is None and message.events:
             run_files.adopt(self.session, message.root)
@@ -203,6 +212,28 @@ class AdvisorApp(App[int]):
         else:
             self.notify(f"process {pid} cannot be stopped from here", severity="warning")
 
+    def stop_server(self) -> None:
+        """End the bundle's server; it does not outlive the interface."""
+        if self.server is not None:
+            found, self.server = self.server, None
+            stop_group(found.launched)
+
+    def on_unmount(self) -> None:
+        """However the interface ends."""
+        self.stop_server()
+
+    def action_pause_work(self) -> None:
+        """Suspend the run, or let it go on."""
+        pid = self.working()
+        if pid is None:
+            self.notify("nothing is running")
+            return
+        on = not paused(pid)
+        if pause(pid, on=on):
+            self.run_state.paused = on
+            self.notify("paused: its memory stays taken, p goes on" if on else "going on")
+            self._tell("run_changed", [])
+
     # what all screens share
 
     def _tell(self, method: str, *arguments: Any) -> None:
@@ -219,8 +250,8 @@ class AdvisorApp(App[int]):
         return status(self.session, self.run_state, self.working())
 
     def action_go(self, name: str) -> None:
-        """Open a screen."""
-        if len(self.screen_stack) == 1:
+        """Open a screen; keys typed ahead of the end open none."""
+        if len(self.screen_stack) == 1 and not self._leaving:
             self.switch_mode(name)
 
     def action_go_next(self, step: int) -> None:
@@ -253,7 +284,7 @@ class AdvisorApp(App[int]):
         """Leave; ask while work runs, which may go on without us."""
         pid = self.working()
         if pid is None:
-            self.exit(0)
+            self._leave()
             return
         from advisor.tui.screens.confirm import Choice, ConfirmScreen
 
@@ -261,7 +292,7 @@ class AdvisorApp(App[int]):
             if answer == "stop":
                 stop(pid)
             if answer in {"stop", "leave"}:
-                self.exit(0)
+                self._leave()
 
         self.push_screen(
             ConfirmScreen(
@@ -275,12 +306,17 @@ class AdvisorApp(App[int]):
             decided,
         )
 
+    def _leave(self) -> None:
+        self._leaving = True
+        self.exit(0)
+
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Textual's own commands, the screens, and the run's."""
         yield from super().get_system_commands(screen)
         for number, name in enumerate(keymap.SCREENS, 1):
             yield SystemCommand(name.capitalize(), f"Open this screen (key {number})", _go(self, name))
         yield SystemCommand("Copy command", "Copy the command line of this screen", self.action_copy_command)
+        yield SystemCommand("Pause the run", "Suspend it, or let it go on", self.action_pause_work)
         yield SystemCommand("Stop the run", "As Ctrl-C: finished work is kept", self.action_stop_work)
 
 

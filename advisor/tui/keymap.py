@@ -21,7 +21,7 @@ APP_KEYS: list[BindingType] = [
         Binding(str(n), f"go('{name}')", name.capitalize(), show=False, id=name)
         for n, name in enumerate(SCREENS, 1)
     ),
-    Binding("c", "copy_command", "Copy command", id="copy"),
+    Binding("c", "copy_command", "Copy CLI", id="copy"),
     Binding("t", "next_theme", "Theme", show=False, id="theme"),
     Binding("question_mark", "help", "Help", key_display="?", id="help"),
     Binding("q", "quit_asking", "Quit", id="quit"),

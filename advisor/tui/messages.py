@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from textual.message import Message
 
 if TYPE_CHECKING:
+    from advisor.tui.server import Server
+    from profiles.footprint import Ranked
     from profiles.footprint.schema import Footprint
     from profiles.hardware import DeviceLive, HardwareProfile
     from profiles.models import CatalogueEntry
@@ -39,12 +41,12 @@ class CatalogueRead(Message):
 
 
 class FitsChecked(Message):
-    """Whether some models fit, by id: the verdict's words. `key` names the question that was asked."""
+    """The best answer of every model, by id. `key` names the question that was asked."""
 
-    def __init__(self, key: str, verdicts: dict[str, str]) -> None:
+    def __init__(self, key: str, answers: dict[str, Ranked]) -> None:
         super().__init__()
         self.key = key
-        self.verdicts = verdicts
+        self.answers = answers
 
 
 class Estimated(Message):
@@ -79,8 +81,26 @@ class Loaded(Message):
 class RunEvents(Message):
     """New events of the run that is followed, and which process works on it."""
 
-    def __init__(self, root: Path, events: list[Event], owner: int | None) -> None:
+    def __init__(self, root: Path, events: list[Event], owner: int | None, paused: bool = False) -> None:
         super().__init__()
         self.root = root
         self.events = events
         self.owner = owner
+        self.paused = paused
+
+
+class ServerChanged(Message):
+    """The bundle's server came up, printed something, or ended."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__()
+        self.server = server
+
+
+class ChatPiece(Message):
+    """A piece of an answer, or what went wrong with it."""
+
+    def __init__(self, text: str, style: str = "") -> None:
+        super().__init__()
+        self.text = text
+        self.style = style

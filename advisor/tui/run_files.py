@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from advisor.tui.process import owner
+from advisor.tui.widgets.front_plot import Sizes
 from advisor.tui.widgets.layer_grid import Place
 
 if TYPE_CHECKING:
@@ -24,26 +27,58 @@ def unit_places(root: Path) -> dict[str, Place]:
         return {}
 
 
-def budget_bits(root: Path) -> float | None:
-    """The budget as bits per quantizable weight, from budget.json."""
+def budget(root: Path) -> tuple[float, Sizes] | None:
+    """The budget as bits per quantizable weight, and what turns bits into checkpoint bytes (budget.json)."""
     try:
         data = json.loads((root / "budget.json").read_text(encoding="utf-8"))
-        return float(data["unit_bytes"]) * 8 / float(data["weights"])
+        weights = int(data["weights"])
+        return float(data["unit_bytes"]) * 8 / weights, Sizes(weights, int(data["fixed_bytes"]))
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
         return None
 
 
 def plan(root: Path) -> PrecisionPlan | None:
     """plan.yaml, once the search (or the user) wrote it."""
+    path = root / "plan.yaml"
+    try:
+        return _plan(path, path.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+@functools.lru_cache(maxsize=8)
+def _plan(path: Path, _changed: int) -> PrecisionPlan | None:
+    """Read once for each version of the file: YAML takes longer than a repaint may."""
     from profiles.errors import AdvisorError
     from tuners.plan import PrecisionPlan
 
-    if not (root / "plan.yaml").exists():
-        return None
     try:
-        return PrecisionPlan.from_yaml(root / "plan.yaml")
+        return PrecisionPlan.from_yaml(path)
     except AdvisorError:
         return None
+
+
+class Outcome(NamedTuple):
+    """What a run came to, as far as it came. KL and perplexity ratio are of held-out text."""
+
+    bits: float | None = None
+    kl: float | None = None
+    perplexity_ratio: float | None = None
+    passed: bool | None = None
+
+
+def outcome(root: Path) -> Outcome:
+    """From search.json and validation.json; what is missing or damaged is None."""
+    found: dict[str, float | bool | None] = {}
+    try:
+        search = json.loads((root / "search.json").read_text(encoding="utf-8"))
+        best = search["held_out"][0]
+        found["bits"], found["kl"] = best["bits_per_weight"], best["quality"]["kl"]
+        found["perplexity_ratio"] = best["quality"]["perplexity"] / search["perplexity_original"]
+    except (OSError, ValueError, KeyError, IndexError, TypeError, ZeroDivisionError):
+        pass
+    report = validation(root)
+    return Outcome(**found, passed=None if report is None else report.passed)
 
 
 def validation(root: Path) -> ValidationReport | None:
@@ -79,6 +114,14 @@ def adopt(session: Session, root: Path) -> None:
     session.context, session.concurrency = asked.serving.max_model_len, asked.serving.concurrency
     session.kv_cache_dtype = asked.serving.kv_cache_dtype
     session.tp = asked.serving.tensor_parallel_size
+
+
+def live_runs() -> list[Path]:
+    """Runs here that a process works on, the one that began last first."""
+    from advisor.workspace import RUNS_DIR
+
+    locks = [p for p in Path(RUNS_DIR).glob("*/lock") if owner(p.parent) is not None]
+    return [p.parent for p in sorted(locks, key=lambda p: -p.stat().st_mtime)]
 
 
 def run_for(session: Session) -> Path:

@@ -40,6 +40,7 @@ class RunState:
     messages: list[Message] = field(default_factory=list)
     error: dict[str, Any] | None = None
     owner: int | None = None
+    paused: bool = False
 
     def apply(self, events: Iterable[Event]) -> None:
         """Fold events in."""
@@ -94,9 +95,9 @@ class RunState:
 
     @property
     def words(self) -> str:
-        """live, failed, stopped or finished."""
+        """live, paused, failed, stopped or finished."""
         if self.owner is not None:
-            return "live"
+            return "paused" if self.paused else "live"
         if self.error is not None:
             return "stopped" if self.error.get("error") == "Interrupted" else "failed"
         if self.current is not None:

@@ -23,7 +23,43 @@ def size(count: float | None) -> str:
 
 def parameters(count: int) -> str:
     """Parameters as people name models by them: 8.0B, 135M."""
-    return f"{count / 1e9:,.1f}B" if count >= 1e9 else f"{count / 1e6:,.0f}M"
+    return f"{count / 1e9:,.1f}B" if count >= 999.5e6 else f"{count / 1e6:,.0f}M"
+
+
+def number(value: float, unit: str) -> str:
+    """A figure in few characters: 1.9 GiB, 955K tok, 52.6 ms."""
+    if value in (float("inf"), float("-inf")):
+        return "unbounded"
+    if unit in {"B", "bytes"}:
+        return size(value)
+    short = {"tokens": "tok", "tokens/s": "tok/s", "requests": "x"}.get(unit, unit)
+    return f"{count(value)} {short}".rstrip()
+
+
+def count(value: float) -> str:
+    """A number in at most five characters: 8.2, 117, 8,192, 955K, 1.2M."""
+    if abs(value) < 100 and value != int(value):
+        return f"{value:.3g}"
+    for divisor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "K")):
+        if abs(value) >= 10 * divisor or (abs(value) >= divisor and divisor > 1e3):
+            return (
+                f"{value / divisor:.0f}{letter}"
+                if value >= 10 * divisor
+                else f"{value / divisor:.1f}{letter}"
+            )
+    return f"{value:,.0f}"
+
+
+def tokens(value: float) -> str:
+    """A context as people name it: 8K is 8,192, 1M is 1,048,576; small ones whole."""
+    if value >= 2**20:
+        return f"{value / 2**20:.3g}M"
+    return f"{value / 2**10:.0f}K" if value >= 2**11 else f"{value:.0f}"
+
+
+def shortened(text: str, width: int) -> str:
+    """Text of at most `width` characters: an ellipsis stands for the beginning, the end says more."""
+    return text if len(text) <= width else "…" + text[len(text) - width + 1 :]
 
 
 def duration(seconds: float | None) -> str:
@@ -60,7 +96,7 @@ def status(session: Session, state: RunState, pid: int | None) -> str:
     parts = [device, model, session.task]
     if state.root is None:
         return " │ ".join([*parts, "no run"])
-    parts.append("live" if pid is not None else state.words)
+    parts.append("paused" if state.paused and pid is not None else "live" if pid is not None else state.words)
     stage = state.current
     if pid is not None and stage is not None:
         text = stage.title

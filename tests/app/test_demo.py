@@ -16,7 +16,7 @@ import httpx
 import pytest
 from ruamel.yaml import YAML
 
-from tests.conftest import DemoRun
+from tests.conftest import EFFORT, DemoRun, advisor
 
 pytestmark = pytest.mark.engine
 
@@ -25,7 +25,7 @@ START_S = 300
 
 
 def test_demo_ends_with_a_validated_bundle(demo_run: DemoRun) -> None:
-    root, found, _ = demo_run
+    root, found = demo_run
     best, *others = found["search"]["held_out"]
     assert best["unit_bytes"] <= found["search"]["budget_bytes"]
     assert best["quality"]["kl"] < next(o for o in others if o["label"] == "uniform int4")["quality"]["kl"]
@@ -38,7 +38,7 @@ def test_demo_ends_with_a_validated_bundle(demo_run: DemoRun) -> None:
 
 
 def test_a_second_call_skips_every_stage_and_finds_the_same(demo_run: DemoRun) -> None:
-    again, log = demo_run.again()
+    again, log = advisor("demo", *EFFORT, "--run", str(demo_run.root))
     assert again["search"] == demo_run.found["search"]
     assert again["validation"] == demo_run.found["validation"]
     assert log.count("unchanged, skipped") == 8  # seven stages and the prepared model

@@ -55,6 +55,7 @@ SURFACE: dict[str, set[str]] = {
     "runs": {"--json"},
     "doctor": {"--json"},
     "schema": set(),
+    "tui": {"--run", "--web", "--host", "--port", "--token", "--public-url"},
     "completion": set(),
 }  # fmt: skip
 

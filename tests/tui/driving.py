@@ -15,6 +15,8 @@ from advisor.tui.session import Session
 
 DEVICE = "rtx-4090"
 SIZES = ((80, 24), (140, 40))
+HANG_S = 240
+"""A condition that takes this long hangs: machines that run tests can be very slow."""
 Scenario = Callable[[AdvisorApp, Pilot[Any]], Awaitable[None]]
 
 
@@ -33,7 +35,7 @@ def drive(scenario: Scenario, *, size: tuple[int, int] = (140, 40), **session: A
 
 async def until(pilot: Pilot[Any], condition: Callable[[], object]) -> None:
     """Wait until the condition holds; fail when it never does."""
-    end = time.monotonic() + 60  # a hang, not a speed: machines that run tests are slow
+    end = time.monotonic() + HANG_S
     while time.monotonic() < end:
         await pilot.pause(0.02)
         if condition():

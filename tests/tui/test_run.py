@@ -177,13 +177,13 @@ def test_a_live_run_is_attached_to(recorded: Path) -> None:
 def test_validation_log_and_answers(recorded: Path) -> None:
     async def scenario(app: AdvisorApp, pilot: Pilot[Any]) -> None:
         await opened(app, pilot, "5", "validate")
-        await shows(app, pilot, "Answers side by side", "original  │")
+        await shows(app, pilot, "Answers of the original", "quantized")
         (recorded / "logs").mkdir(exist_ok=True)
         (recorded / "logs" / "validate.log").write_text("INFO the engine says hello\n")
         await pilot.press("l")
         await shows(app, pilot, "the engine says hello")
         await pilot.press("l")
-        await shows(app, pilot, "Answers side by side")
+        await shows(app, pilot, "Answers of the original")
 
     drive(scenario, run=recorded)
 
@@ -217,7 +217,7 @@ def test_open_compare_and_delete(recorded: Path) -> None:
         table = app.screen.query_one("#runs", Table)
         await until(pilot, lambda: table.row_count == 2)
         await pilot.press("g", "space", "j", "v")
-        await shows(app, pilot, "1 units differ", "FP8_DYNAMIC")
+        await shows(app, pilot, "1 units differ", "FP8_DYNAMIC", "advisor-runs/other", "advisor-runs/tiny")
         await pilot.press("escape", "g", "enter")
         await until(pilot, lambda: app.session.run == Path("advisor-runs/other"))
         await pilot.press("D")

@@ -1,4 +1,4 @@
-"""Every screen at two sizes: its words, its command, its keys; resizing breaks nothing."""
+"""What all screens share: resizing, help, moving between them, themes, the config file."""
 
 from __future__ import annotations
 
@@ -7,63 +7,33 @@ from typing import Any
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets._footer import FooterKey
 
 from advisor.tui.app import AdvisorApp
 from advisor.tui.keymap import SCREENS
-from tests.tui.driving import SIZES, drive, opened, shows, text, until
-
-WORDS = {
-    "hardware": ("Formats", "FP8_DYNAMIC", "native", "advisor hardware --formats --gpu rtx-4090"),
-    "models": ("Models:", "What the engine will say", "context", "advisor fit"),
-    "task": ("Tasks", "Code generation", "Recommendation", "Measured sensitivity"),
-    "tune": ("budget", "trials", "Stages", "Front", "advisor tune"),
-    "validate": ("FAILED", "predicted", "advisor validate --run"),
-    "export": ("Bundle", "run.sh", "advisor export --run"),
-    "runs": ("Runs: 1", "advisor-runs/tiny", "advisor runs"),
-}
+from tests.tui.driving import drive, opened, shows, text, until
 
 
-@pytest.mark.parametrize("size", SIZES, ids=["narrow", "wide"])
-@pytest.mark.parametrize("name", SCREENS)
-def test_screen(name: str, size: tuple[int, int], recorded: Path) -> None:
+def test_resizing_keeps_every_screen(recorded: Path) -> None:
     async def scenario(app: AdvisorApp, pilot: Pilot[Any]) -> None:
-        await opened(app, pilot, str(SCREENS.index(name) + 1), name)
-        await shows(app, pilot, *WORDS[name])
-        keys = app.screen.query(FooterKey)
-        assert 3 <= len(keys) <= 7, [k.description for k in keys]
-        await pilot.press("c")
-        assert app.clipboard.startswith("advisor ")
-
-    drive(scenario, size=size, gpu=None if name != "hardware" else "rtx-4090", run=_if(name, recorded))
-
-
-def _if(name: str, run: Path) -> Path | None:
-    """The hardware screen shows the planned device, the others the recorded run."""
-    return None if name == "hardware" else Path("advisor-runs") / run.name
-
-
-@pytest.mark.parametrize("name", SCREENS)
-def test_resizing_keeps_the_screen(name: str, recorded: Path) -> None:
-    async def scenario(app: AdvisorApp, pilot: Pilot[Any]) -> None:
-        await opened(app, pilot, str(SCREENS.index(name) + 1), name)
-        for width, height in ((140, 40), (60, 16), (200, 50), (20, 8), (80, 24)):
-            await pilot.resize_terminal(width, height)
-            await pilot.pause()
-        assert "1 Hardware" in text(app)
-        assert app.is_running
+        for number, name in enumerate(SCREENS, 1):
+            await opened(app, pilot, str(number), name)
+            for width, height in ((60, 16), (200, 50), (20, 8), (80, 24)):
+                await pilot.resize_terminal(width, height)
+                await pilot.pause()
+            assert "1 Hardware" in text(app)
+            assert app.is_running
 
     drive(scenario, run=recorded)
 
 
-@pytest.mark.parametrize("name", SCREENS)
-def test_help_lists_the_screens_own_keys(name: str) -> None:
+def test_help_lists_each_screens_own_keys() -> None:
     async def scenario(app: AdvisorApp, pilot: Pilot[Any]) -> None:
-        await opened(app, pilot, str(SCREENS.index(name) + 1), name)
-        await pilot.press("question_mark")
-        await shows(app, pilot, f"Help: {name}")
-        await pilot.press("escape")
-        await until(pilot, lambda: len(app.screen_stack) == 1)
+        for number, name in enumerate(SCREENS, 1):
+            await opened(app, pilot, str(number), name)
+            await pilot.press("question_mark")
+            await shows(app, pilot, f"Help: {name}")
+            await pilot.press("escape")
+            await until(pilot, lambda: len(app.screen_stack) == 1)
 
     drive(scenario)
 

@@ -14,6 +14,7 @@ from textual.widgets import Footer, Static
 
 from advisor.tui.keymap import SCREENS
 from advisor.tui.session import Session, shown
+from advisor.tui.widgets.sheet import Sheet
 
 if TYPE_CHECKING:
     from advisor.tui.app import AdvisorApp
@@ -59,8 +60,8 @@ class AdvisorScreen(Screen[None]):
         yield Static(tabs, id="tabs")
         with Container(id="body"):
             yield from self.body()
-        yield Static("", id="twin", markup=False)
-        yield Static("", id="status", markup=False)
+        yield Sheet(id="twin")
+        yield Sheet(id="status")
         yield Footer(show_command_palette=False)
 
     def body(self) -> Iterable[Widget]:
@@ -89,8 +90,8 @@ class AdvisorScreen(Screen[None]):
     def refresh_lines(self) -> None:
         """The two lines at the bottom."""
         if self.is_mounted:
-            self.query_one("#twin", Static).update(f"$ {shown(self.twin())}")
-            self.query_one("#status", Static).update(self.advisor.status_text())
+            self.query_one("#twin", Sheet).show(f"$ {shown(self.twin())}")
+            self.query_one("#status", Sheet).show(self.advisor.status_text())
 
     def action_leave_field(self) -> None:
         """Escape leaves the field or the filter and goes back to the first list."""

@@ -1,27 +1,34 @@
-"""Export: the files to deploy, each with a preview, and the command that serves them."""
+"""Export: the files to deploy with a preview, the server they start, and a chat with it."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
 from rich.syntax import Syntax
 from rich.text import Text
-from textual import on
+from textual import on, work
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.widget import Widget
 from textual.widgets import DataTable, Static
+from textual.worker import get_current_worker
 
-from advisor.tui import run_files
+from advisor.tui import run_files, server
+from advisor.tui.messages import ChatPiece, ServerChanged
+from advisor.tui.process import open_folder
 from advisor.tui.screens.base import AdvisorScreen
+from advisor.tui.widgets.chat import Chat
 from advisor.tui.widgets.lists import Scroll, Table
 from advisor.tui.words import plain, size
 from tuners.events import Event
 
 PREVIEW_BYTES = 64 * 2**10
 """A preview is for reading; weights and long tables are named with their size."""
+LOOK_GAP_S = 0.5
+"""Between two looks whether the server answers."""
 LEXERS = {
     ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".sh": "bash", ".md": "markdown",
     ".py": "python", ".toml": "toml", ".txt": "text",
@@ -34,22 +41,24 @@ class ExportScreen(AdvisorScreen):
     NAME = "export"
     HELP_TEXT = """\
  s         write the bundle of the run that is open (validates first if that was not done)
- x         stop
- y         copy the command that starts the server
- p         copy the path of the file under the cursor
- tab       to the preview, to scroll it
+ v         start the bundle's server on a free port of this machine, and chat with it; v again stops it
+ y         copy the command that starts the server     p    copy the path of the file
+ o         open the folder in the desktop's file manager
+ x         stop the run                                tab  to the preview or the chat
 
 A bundle whose validation failed is for inspection: its run.sh refuses to serve."""
     CSS_PATH: ClassVar[list[str]] = ["base.tcss", "export.tcss"]  # type: ignore[assignment]
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("s", "start", "Write bundle", id="export.start"),
-        Binding("y", "serve_command", "Copy serve command", id="serve"),
-        Binding("p", "path", "Copy path", id="path"),
+        Binding("s", "start", "Write", id="export.start"),
+        Binding("v", "serve", "Serve/chat", id="serve"),
+        Binding("y", "serve_command", "Copy serve", show=False, id="serve.copy"),
+        Binding("o", "folder", "Folder", id="folder"),
+        Binding("p", "path", "Copy path", show=False, id="path"),
         Binding("x", "app.stop_work", "Stop", show=False, id="stop"),
     ]
 
     def body(self) -> Iterable[Widget]:
-        """Verdict above, files on the left, preview on the right."""
+        """Verdict above, files on the left, preview or chat on the right."""
         yield Static("", id="summary", markup=False)
         with Horizontal(id="split"):
             files = Table("file", "size", id="files", classes="panel")
@@ -58,6 +67,7 @@ A bundle whose validation failed is for inspection: its run.sh refuses to serve.
             with Scroll(id="preview-panel", classes="panel") as preview:
                 preview.border_title = "Preview"
                 yield Static("", id="preview", markup=False)
+            yield Chat(id="chat", classes="panel")
 
     def on_mount(self) -> None:
         """List what is there."""
@@ -85,6 +95,7 @@ A bundle whose validation failed is for inspection: its run.sh refuses to serve.
     def shown_again(self) -> None:
         """Files and verdict as they are now."""
         folder, summary = self._bundle, self.query_one("#summary", Static)
+        self.set_class(self.advisor.server is not None, "-serving")
         found: list[Path] = []
         if folder is not None and folder.is_dir():
             found = sorted(p for p in folder.rglob("*") if p.is_file())
@@ -107,7 +118,7 @@ A bundle whose validation failed is for inspection: its run.sh refuses to serve.
             "✓ validated" if passed else "✗ for inspection only: the validation did not pass",
             "green" if passed else "red",
         )
-        verdict.append(f"  {folder}\n$ {self.serve_command()}")
+        verdict.append(f"  {folder}\nserve: {self.serve_command()}")
         summary.update(verdict)
         self._preview()
 
@@ -120,10 +131,9 @@ A bundle whose validation failed is for inspection: its run.sh refuses to serve.
         name, folder = self.query_one("#files", Table).row_key, self._bundle
         if name is None or folder is None:
             return
-        path = folder / name
         panel = self.query_one("#preview-panel")
         panel.border_title = name
-        self.query_one("#preview", Static).update(preview(path, dark=self.app.current_theme.dark))
+        self.query_one("#preview", Static).update(preview(folder / name, dark=self.app.current_theme.dark))
         panel.scroll_home(animate=False)
 
     def action_start(self) -> None:
@@ -147,6 +157,95 @@ A bundle whose validation failed is for inspection: its run.sh refuses to serve.
         if name is not None and folder is not None:
             self.app.copy_to_clipboard(str((folder / name).resolve()))
             self.notify(f"copied: {(folder / name).resolve()}", markup=False)
+
+    def action_folder(self) -> None:
+        """Open the folder; say where it is where there is no desktop."""
+        folder = self._bundle
+        if folder is None or not folder.is_dir():
+            self.notify("there is no bundle yet", severity="warning")
+        elif not open_folder(folder):
+            self.notify(f"there is no desktop here; the folder is {folder.resolve()}", markup=False)
+
+    # the server
+
+    def action_serve(self) -> None:
+        """Start the server, or stop the one that runs."""
+        if self.advisor.server is not None:
+            self.advisor.stop_server()
+            self.remove_class("-serving")
+            self.query_one("#files").focus()
+            self.notify("the server is stopped")
+            return
+        if self._bundle is None:
+            self.notify("no run is open: 4 starts one, 7 opens an earlier one", severity="warning")
+            return
+        try:
+            found = self.advisor.server = server.start(self._bundle)
+        except OSError as exc:
+            self.notify(str(exc), severity="error", markup=False)
+            return
+        chat = self.query_one(Chat)
+        chat.clear()
+        chat.state(f"Server: starting, {found.address}")
+        self.add_class("-serving")
+        self._watch_server(found)
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="server")
+    def _watch_server(self, found: server.Server) -> None:
+        worker, told = get_current_worker(), ""
+        while self.advisor.server is found and found.running and not worker.is_cancelled:
+            found.ready = found.ready or found.healthy()
+            now = f"{found.ready} {'' if found.ready else found.tail()[-80:]}"
+            if now != told:
+                told = now
+                self.post_message(ServerChanged(found))
+            time.sleep(LOOK_GAP_S)
+        if not worker.is_cancelled:
+            self.post_message(ServerChanged(found))
+
+    @on(ServerChanged)
+    def _server_changed(self, message: ServerChanged) -> None:
+        found, chat = message.server, self.query_one(Chat)
+        if found is not self.advisor.server:
+            return
+        if not found.running:
+            code = found.launched.process.returncode
+            chat.state(f"Server: ended with exit code {code}")
+            chat.say(
+                f"{found.tail()[-1500:]}\nthe whole log: {found.launched.log}; v starts it again\n", "red"
+            )
+            self.advisor.server = None
+            return
+        if found.ready:
+            chat.state(f"Server: ready, {found.address}")
+            chat.query_one("#question").focus()
+        else:
+            last = (found.tail().splitlines() or [""])[-1]
+            chat.state(f"Server: starting, {found.address}")
+            chat.border_subtitle = last[-60:]
+
+    @on(Chat.Asked)
+    def _asked(self, event: Chat.Asked) -> None:
+        found, chat = self.advisor.server, self.query_one(Chat)
+        if found is None or not found.ready:
+            chat.say("the server does not answer yet\n", "yellow")
+            return
+        chat.say(f"you    {event.text}\n", "bold")
+        chat.say("model  ", "dim")
+        self._answer(found, event.text)
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="answer")
+    def _answer(self, found: server.Server, text: str) -> None:
+        try:
+            for piece in found.ask(text):
+                self.post_message(ChatPiece(piece))
+            self.post_message(ChatPiece("\n\n"))
+        except OSError as exc:
+            self.post_message(ChatPiece(f"{exc}\n", "red"))
+
+    @on(ChatPiece)
+    def _piece(self, message: ChatPiece) -> None:
+        self.query_one(Chat).say(message.text, message.style)
 
 
 def preview(path: Path, *, dark: bool) -> Text | Syntax:

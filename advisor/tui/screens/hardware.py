@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+from rich.text import Text
 from textual import on, work
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.widget import Widget
 from textual.widgets import Static
 
+from advisor.tui.device_words import device_text, facts_table
 from advisor.tui.messages import DevicesLooked
 from advisor.tui.screens.base import AdvisorScreen
 from advisor.tui.widgets.lists import Scroll, Table
-from advisor.tui.words import bar, plain, size
-
-if TYPE_CHECKING:
-    from profiles.hardware import DeviceLive
+from advisor.tui.words import plain, size
 
 LOOK_GAP_S = 1.0
-PROCESSES = 5
-"""Processes listed per device, the largest first."""
+LAYER = (4096, 4096)
+"""The layer whose bits per weight stand for a format: scales cost more on smaller ones."""
+SIGNS = {"native": "✓", "fallback": "~", "slow": "~", "refused": "✗"}
+PAST = 24
+"""Seconds of load that are drawn."""
 
 
 class HardwareScreen(AdvisorScreen):
@@ -33,14 +36,20 @@ class HardwareScreen(AdvisorScreen):
  + -       how many of the simulated device
  enter     on a format: why it runs as it does
 
-Formats: native = the arithmetic itself is in the hardware; fallback = a kernel runs it with other
-arithmetic; slow = it runs, but slower than others of its size; refused = the engine has no kernel."""
+Formats: bits = per weight of a 4096 x 4096 layer, scales included.
+native = the arithmetic itself is in the hardware; fallback = a kernel runs it with other arithmetic;
+ slow = it runs, but slower than others of its size; refused = the engine has no kernel."""
     CSS_PATH: ClassVar[list[str]] = ["base.tcss", "hardware.tcss"]  # type: ignore[assignment]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("S", "simulate", "Simulate", id="simulate"),
         Binding("plus,equals_sign", "count(1)", "More devices", show=False),
         Binding("minus", "count(-1)", "Fewer devices", show=False),
     ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._past: dict[tuple[str, int], deque[float]] = {}
+        self._lines = -1
 
     def body(self) -> Iterable[Widget]:
         """Live devices above, facts and formats below."""
@@ -49,8 +58,8 @@ arithmetic; slow = it runs, but slower than others of its size; refused = the en
             with Scroll(id="facts-panel", classes="panel") as facts:
                 facts.border_title = "Facts"
                 yield Static("reading the hardware ...", id="facts", markup=False)
-            formats = Table("format", "runs", "why", "kernel", id="formats", classes="panel")
-            formats.border_title = "Formats"
+            formats = Table("format", "runs", "bits", "kernel", "why", id="formats", classes="panel")
+            formats.border_title = "Formats: what they cost and how they run here"
             yield formats
 
     def on_mount(self) -> None:
@@ -75,8 +84,16 @@ arithmetic; slow = it runs, but slower than others of its size; refused = the en
 
     @on(DevicesLooked)
     def _looked(self, message: DevicesLooked) -> None:
-        width = max(10, min(30, self.size.width - 60))
-        self.query_one("#live", Static).update("\n".join(_device(d, width) for d in message.devices))
+        out = Text()
+        for device in message.devices:
+            past = self._past.setdefault((device.kind.value, device.index or 0), deque(maxlen=PAST))
+            if device.utilization_percent is not None:
+                past.append(device.utilization_percent)
+            out.append_text(device_text(device, past, self.size.width - 2))
+        out.rstrip()
+        same = out.plain.count("\n") == self._lines
+        self._lines = out.plain.count("\n")
+        self.query_one("#live", Static).update(out, layout=not same)
 
     def shown_again(self) -> None:
         """The simulated device may have changed."""
@@ -87,33 +104,11 @@ arithmetic; slow = it runs, but slower than others of its size; refused = the en
         hardware = self.session.hardware
         if hardware is None or not self.is_mounted:
             return
-        from advisor.cli.output import provenance, shown
+        from profiles.formats import MENU
         from profiles.formats.kernels import supported_formats
 
         device = hardware.device
-        many = f"{len(hardware.devices)} x " if len(hardware.devices) > 1 else ""
-        lines = [f"{many}{device.name}" + ("  (simulated)" if self.session.gpu else ""), ""]
-        figures = [
-            ("memory", device.total_bytes),
-            ("bandwidth", device.bandwidth_bytes_s),
-            ("power", device.power_w),
-            ("host memory", hardware.host_ram_bytes),
-            *((f"peak {kind}", rate) for kind, rate in device.peak_ops.items()),
-        ]
-        for name, figure in figures:
-            if figure is not None:
-                lines.append(f"{name:13} {shown(figure)}\n              {provenance(figure)}")
-        for name, text in (
-            ("compute cap.", None if device.sm is None else f"{device.sm / 10}"),
-            ("cores", None if device.cores is None else str(device.cores)),
-            ("CPU flags", " ".join(device.isa) or None),
-            ("driver", hardware.driver),
-            ("interconnect", hardware.interconnect),
-        ):
-            if text:
-                lines.append(f"{name:13} {text}")
-        lines += [f"note: {note}" for note in hardware.notes]
-        self.query_one("#facts", Static).update("\n".join(lines))
+        self.query_one("#facts", Static).update(facts_table(hardware, simulated=bool(self.session.gpu)))
         rows = []
         for name, support in supported_formats(device).items():
             runs, style = (
@@ -126,7 +121,8 @@ arithmetic; slow = it runs, but slower than others of its size; refused = the en
                 else ("fallback", "yellow")
             )
             kernel = (support.kernel or "-").removesuffix("LinearKernel").removesuffix("LinearMethod")
-            rows.append((name, (name, plain(runs, style), support.reason, kernel)))
+            bits = f"{MENU[name].bits_per_weight(*LAYER):.2f}".rjust(5)
+            rows.append((name, (name, plain(f"{SIGNS[runs]} {runs}", style), bits, kernel, support.reason)))
         self.query_one("#formats", Table).refill(rows)
 
     def on_data_table_row_selected(self) -> None:
@@ -144,7 +140,7 @@ arithmetic; slow = it runs, but slower than others of its size; refused = the en
                 name,
                 f"{fmt.summary}\n\nactivations: {fmt.activations.value}\n"
                 f"kernel: {support.kernel or 'none'}\n{support.reason}\n\n"
-                f"bits per weight, 4096 x 4096 with scales: {fmt.bits_per_weight(4096, 4096):.3f}",
+                f"bits per weight of a 4096 x 4096 layer, scales included: {fmt.bits_per_weight(*LAYER):.3f}",
             )
         )
 
@@ -170,30 +166,6 @@ arithmetic; slow = it runs, but slower than others of its size; refused = the en
             self.notify("S simulates a device first")
             return
         self.advisor.simulate(self.session.gpu, max(1, self.session.count + step))
-
-
-def _device(device: DeviceLive, width: int) -> str:
-    used = (
-        None
-        if not device.total_bytes or device.used_bytes is None
-        else device.used_bytes / device.total_bytes
-    )
-    load = device.utilization_percent
-    name = f"{device.kind.value}:{device.index or 0} {device.name}"
-    facts = [f"memory {bar(used, width)} {size(device.used_bytes)} / {size(device.total_bytes)}"]
-    facts.append(
-        f"load {bar(None if load is None else load / 100, 10)} {'-' if load is None else f'{load:.0f}%'}"
-    )
-    if device.temperature_c is not None:
-        facts.append(f"{device.temperature_c:.0f} °C")
-    if device.power_w is not None:
-        limit = "" if device.power_limit_w is None else f" / {device.power_limit_w:.0f}"
-        facts.append(f"{device.power_w:.0f}{limit} W")
-    lines = [name, "  " + "  ".join(facts)]
-    largest = sorted(device.processes, key=lambda p: -(p.used_bytes or 0))[:PROCESSES]
-    if largest:
-        lines.append("  " + "  ".join(f"{p.pid} {p.name or '?'} {size(p.used_bytes)}" for p in largest))
-    return "\n".join(lines)
 
 
 SCREEN = HardwareScreen

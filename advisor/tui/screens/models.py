@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
+from collections import Counter
 from collections.abc import Iterable
-from typing import ClassVar, Literal, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.text import Text
 from textual import on, work
@@ -13,31 +13,26 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical
 from textual.widget import Widget
 from textual.widgets import DataTable, Input, Static
-from textual.worker import get_current_worker
 
+from advisor.tui import ranking
 from advisor.tui.messages import CatalogueRead, Estimated, Failed, FitsChecked
 from advisor.tui.screens.base import AdvisorScreen
+from advisor.tui.widgets.boot_log import BootLog
 from advisor.tui.widgets.lists import Table
-from advisor.tui.widgets.memory_bar import MemoryBar, Part
+from advisor.tui.widgets.memory_bar import MemoryBar, parts_of
 from advisor.tui.widgets.stepper import Stepper
-from advisor.tui.words import parameters, plain, size
-from profiles.footprint.schema import Footprint
-from profiles.models import CatalogueEntry
+from advisor.tui.words import count, parameters, plain, shortened, size, tokens
+
+if TYPE_CHECKING:
+    from profiles.footprint import Ranked
+    from profiles.models import CatalogueEntry
 
 CONTEXTS = (None, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144)
 CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 KV_DTYPES = ("auto", "fp8", "int8")
 TPS = (1, 2, 4, 8)
-BATCH_S = 0.25
-"""How long verdicts are collected before the table is told."""
-
-
-class BootLog(Table):
-    """The predicted boot log; enter or ? shows the formula of a line."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("question_mark", "select_cursor", "Formula", show=True, key_display="?")
-    ]
+OTHERS_WIDTH = 39
+"""Columns of the terminal that fits, params, context, tok/s and the padding need beside the names."""
 
 
 class ModelsScreen(AdvisorScreen):
@@ -45,32 +40,37 @@ class ModelsScreen(AdvisorScreen):
 
     NAME = "models"
     HELP_TEXT = """\
- /         filter by name, tag or licence; several words must all match
+ /         filter as you type: name, tag or licence; several words must all match
  enter     choose the model; on a line of the boot log: the formula with its numbers (also ?)
+ escape    back to the whole table (when the window is narrow, the detail covers it)
  o         open a folder or a Hub id that is not in the catalogue
- F         only models that fit (verdicts appear as they are computed)
- s         sort by name, size, or verdict
+ F         only models that fit          T    only models for one kind of task
+ s         sort by name, parameters, best format that fits, context, speed (or click a header)
  tab       to the steppers: left and right (h l, - +) change context, concurrency, KV dtype,
            tensor parallel size and format, and the prediction with them
 
-Every figure says how it is known: exact, measured, calibrated or estimated."""
+fits: the most precise uniform format that fits; ~ only with another setting; ✗ not at all.
+context and tok/s of the table are estimates; every figure on the right says how it is known."""
     CSS_PATH: ClassVar[list[str]] = ["base.tcss", "models.tcss"]  # type: ignore[assignment]
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "filter", "Filter", key_display="/", id="filter"),
-        Binding("o", "open", "Open folder/id", id="open"),
+        # Priority: letters typed right after it must find the field focused, not a list with keys of its own.
+        Binding("slash", "filter", "Filter", key_display="/", id="filter", priority=True),
+        Binding("down", "filter_done", "To the list", show=False),
+        Binding("o", "open", "Open", id="open"),
         Binding("F", "fits_only", "Fits only", id="fits"),
+        Binding("T", "tag", "Task", id="tag"),
         Binding("s", "sort", "Sort", show=False, id="sort"),
     ]
 
     def __init__(self) -> None:
         super().__init__()
         self._entries: list[CatalogueEntry] = []
-        self._verdicts: dict[str, str] = {}
-        self._fits_key = ""
+        self._answers: dict[str, Ranked] = {}
+        self._asked = ""
         self._fits_only = False
-        self._sort: Literal["name", "size", "verdict"] = "name"
+        self._tag: str | None = None
+        self._order = ranking.ORDERS[0]
         self._family = "16-bit"
-        self._footprint: Footprint | None = None
 
     def body(self) -> ComposeResult:
         """Table on the left (above when narrow), detail on the right."""
@@ -78,14 +78,14 @@ Every figure says how it is known: exact, measured, calibrated or estimated."""
             with Vertical(id="left", classes="panel") as left:
                 left.border_title = "Models"
                 yield Input(placeholder="/ filter: name, tag, licence", id="filter", compact=True)
-                yield Table("fits", "model", "size", "16-bit", "tags", id="catalogue")
+                yield Table("fits", "model", "params", "context", "tok/s", "weights", "tags", id="catalogue")
             with Vertical(id="detail", classes="panel") as detail:
                 detail.border_title = "What the engine will say"
-                yield Static("choose a model", id="verdict", markup=False)
+                yield Static("enter on a model chooses it", id="verdict", markup=False)
                 yield MemoryBar(id="memory")
                 with Container(id="steppers"):
                     yield from self._steppers()
-                yield BootLog("line", "predicted", "known", id="bootlog")
+                yield BootLog(id="bootlog")
 
     def _steppers(self) -> Iterable[Widget]:
         session = self.session
@@ -110,8 +110,13 @@ Every figure says how it is known: exact, measured, calibrated or estimated."""
         self.query_one("#catalogue").focus()
 
     def twin(self) -> list[str]:
-        """`advisor fit MODEL ...`."""
-        return self.session.fit_command()
+        """`advisor fit MODEL ...`, or the ranking with the table's filters when none is chosen."""
+        session = self.session
+        if session.model is not None or session.gpu is None:
+            return session.fit_command()
+        tag = [] if self._tag is None else ["--task", self._tag]
+        only = ["--fits-only"] if self._fits_only else []
+        return ["fit", *session.device_arguments(), *session.serving_arguments(), *tag, *only]
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="catalogue")
     def _read(self) -> None:
@@ -123,59 +128,47 @@ Every figure says how it is known: exact, measured, calibrated or estimated."""
     def _catalogue_read(self, message: CatalogueRead) -> None:
         self._entries = message.entries
         self._fill()
-        self._check_fits()
-        if self.session.model is not None:
-            self._estimate()
+        self.hardware_changed()
 
     # the table
 
     def _fill(self) -> None:
-        words = self.query_one("#filter", Input).value.lower().split()
-        found = [
-            e
-            for e in self._entries
-            if all(w in f"{e.id} {e.license} {' '.join(e.tags)}".lower() for w in words)
-            and (not self._fits_only or self._verdicts.get(e.id, "").startswith("fits"))
-        ]
-        order = {"fits": 0, "fits if": 1, "does not fit": 2}
-        if self._sort == "size":
-            found.sort(key=lambda e: e.params)
-        elif self._sort == "verdict":
-            found.sort(key=lambda e: (order.get(self._verdicts.get(e.id, ""), 3), -e.params))
-        else:
-            found.sort(key=lambda e: e.id.lower())
-        rows = [
-            (
-                e.id,
-                (
-                    _mark(self._verdicts.get(e.id)),
-                    e.id,
-                    plain(parameters(e.params).rjust(7)),
-                    plain(size(e.params * 2).rjust(10)),
-                    ", ".join(e.tags),
-                ),
-            )
-            for e in found
-        ]
-        self.query_one("#catalogue", Table).refill(rows)
-        shown = "" if len(found) == len(self._entries) else f" {len(found)} of"
-        only = ", only what fits" if self._fits_only else ""
-        self.query_one("#left").border_title = f"Models:{shown} {len(self._entries)}, by {self._sort}{only}"
+        found = ranking.select(
+            self._entries,
+            self._answers,
+            words=self.query_one("#filter", Input).value,
+            tag=self._tag,
+            fits_only=self._fits_only,
+            order=self._order,
+        )
+        table = self.query_one("#catalogue", Table)
+        names = max(20, table.size.width - OTHERS_WIDTH)
+        table.refill([(r.entry.id, _cells(r, names)) for r in found])
+        shown = "" if len(found) == len(self._entries) else f"{len(found)} of "
+        only = (f", {self._tag}" if self._tag else "") + (", only what fits" if self._fits_only else "")
+        self.query_one("#left").border_title = f"Models: {shown}{len(self._entries)}, by {self._order}{only}"
 
     @on(Input.Changed, "#filter")
     def _filtered(self) -> None:
         self._fill()
 
     @on(Input.Submitted, "#filter")
-    def _filter_done(self) -> None:
+    def action_filter_done(self) -> None:
+        """From the filter to the list."""
         self.query_one("#catalogue").focus()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """In a field, / is a letter."""
+        return not (action == "filter" and isinstance(self.focused, Input))
 
     def action_filter(self) -> None:
         """To the filter."""
-        self.query_one("#filter").focus()
+        self.remove_class("-detail")
+        self.set_focus(self.query_one("#filter"))
 
     def action_leave_field(self) -> None:
-        """Escape empties the filter and goes back to the table."""
+        """Escape empties the filter and goes back to the table (which the detail covers when narrow)."""
+        self.remove_class("-detail")
         self.query_one("#filter", Input).value = ""
         self.query_one("#catalogue").focus()
 
@@ -183,11 +176,36 @@ Every figure says how it is known: exact, measured, calibrated or estimated."""
         """Show only what fits."""
         self._fits_only = not self._fits_only
         self._fill()
+        self.refresh_lines()
+
+    def action_tag(self) -> None:
+        """Pick a kind of task; everything again."""
+        from advisor.tui.screens.picker import PickerScreen
+
+        tags = Counter(t for e in self._entries for t in e.tags)
+        options = [("", f"every model  {len(self._entries)}")]
+        options += [(tag, f"{tag}  {many}") for tag, many in tags.most_common()]
+
+        def chosen(tag: str | None) -> None:
+            if tag is not None:
+                self._tag = tag or None
+                self._fill()
+                self.refresh_lines()
+
+        self.app.push_screen(PickerScreen("Models for", options), chosen)
 
     def action_sort(self) -> None:
         """The next order."""
-        self._sort = {"name": "size", "size": "verdict", "verdict": "name"}[self._sort]  # type: ignore[assignment]
+        orders = ranking.ORDERS
+        self._order = orders[(orders.index(self._order) + 1) % len(orders)]
         self._fill()
+
+    @on(DataTable.HeaderSelected, "#catalogue")
+    def _sorted_by(self, event: DataTable.HeaderSelected) -> None:
+        name = {"model": "name", "weights": "params"}.get(event.label.plain, event.label.plain)
+        if name in ranking.ORDERS:
+            self._order = name
+            self._fill()
 
     @on(DataTable.RowSelected, "#catalogue")
     def _chosen(self) -> None:
@@ -199,6 +217,9 @@ Every figure says how it is known: exact, measured, calibrated or estimated."""
         """Make this the model of the session."""
         self.session.model = name
         self.refresh_lines()
+        self.add_class("-detail")
+        if self.has_class("-narrow"):
+            self.query_one("#bootlog").focus()
         self.query_one("#verdict", Static).update(f"reading {name} ...")
         self._estimate()
 
@@ -224,16 +245,31 @@ Every figure says how it is known: exact, measured, calibrated or estimated."""
         session.tp = int(str(self.query_one("#tp", Stepper).value))
         self._family = str(self.query_one("#family", Stepper).value)
         self.refresh_lines()
-        self._estimate()
-        self._check_fits()
+        self.hardware_changed()
+
+    def on_resize(self) -> None:
+        """Names are as long as the table allows."""
+        if self._entries:
+            self._fill()
 
     def hardware_changed(self) -> None:
-        """Another device: other verdicts."""
-        self._estimate()
-        self._check_fits()
+        """Another device or another question: another prediction, other verdicts."""
+        hardware = self.session.hardware
+        if hardware is None or not self._entries:
+            return
+        if self.session.model is not None:
+            self._estimate()
+        asked = f"{hardware.device.name} {len(hardware.devices)} {self.session.spec().model_dump_json()}"
+        if asked != self._asked:
+            self._asked = asked
+            self._rank()
 
     def shown_again(self) -> None:
-        """The device may have changed on another screen."""
+        """The device or the run may have changed on another screen."""
+        for name, value in (("#context", self.session.context), ("#concurrency", self.session.concurrency)):
+            self.query_one(name, Stepper).choose(value)
+        self.query_one("#kv", Stepper).choose(self.session.kv_cache_dtype)
+        self.query_one("#tp", Stepper).choose(self.session.tp)
         self.hardware_changed()
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="estimate")
@@ -259,30 +295,45 @@ Every figure says how it is known: exact, measured, calibrated or estimated."""
         )
         self.post_message(Estimated(name, footprint, tuple(found.plans), facts))
 
+    @work(thread=True, exclusive=True, exit_on_error=False, group="fits")
+    def _rank(self) -> None:
+        from profiles.errors import AdvisorError
+
+        asked, hardware = self._asked, self.session.hardware
+        if hardware is None:
+            return
+        try:
+            self.post_message(FitsChecked(asked, ranking.best_answers(hardware, self.session.spec())))
+        except AdvisorError as exc:
+            self.post_message(Failed(str(exc), "fits"))
+
+    @on(FitsChecked)
+    def _ranked(self, message: FitsChecked) -> None:
+        if message.key == self._asked:
+            self._answers = message.answers
+            self._fill()
+
     @on(Failed)
     def _estimate_failed(self, message: Failed) -> None:
         message.stop()
-        self._footprint = None
         self.query_one("#verdict", Static).update(plain(message.text, "red"))
         self.query_one("#memory", MemoryBar).show((), 0)
-        self.query_one("#bootlog", Table).refill([])
+        self.query_one("#bootlog", BootLog).show(None)
 
     @on(Estimated)
     def _show(self, message: Estimated) -> None:
-        from advisor.cli.fit import LINES
-        from advisor.cli.output import shown
-
         if message.model != self.session.model:
             return
-        found = self._footprint = message.footprint
+        found = message.footprint
         family = self.query_one("#family", Stepper)
         family.offer([(f, f) for f in message.families])
         self._family = str(family.value)
-        verdict = plain(f"{message.model}: ")
-        verdict.append_text(_mark(found.verdict.value))
-        verdict.append(f" - {found.reason}\n")
+        name = message.model if len(message.model) < 60 else shortened(message.model, 60)
+        verdict = Text.assemble((f"{name}\n", "bold"))
+        verdict.append_text(_mark(found.verdict.value, found.verdict.value))
+        verdict.append(f": {found.reason.removeprefix(found.verdict.value + ': ')}\n")
         verdict.append(message.facts, style="dim")
-        for refusal in found.refusals:
+        for refusal in (r for r in found.refusals if r not in found.reason):
             verdict.append(f"\nwould refuse to start: {refusal}", style="red")
         for lever in found.levers[:3]:
             enough = ", enough" if lever.enough else ""
@@ -290,104 +341,36 @@ Every figure says how it is known: exact, measured, calibrated or estimated."""
                 f"\nlever: {lever.change} frees {size(lever.frees_bytes.value)}{enough} ({lever.cost})"
             )
         self.query_one("#verdict", Static).update(verdict)
-        overhead = found.activation.value + found.non_torch.value + found.cuda_graph.value
-        self.query_one("#memory", MemoryBar).show(
-            (
-                Part("weights", found.weights.value, "█", "blue"),
-                Part("KV cache", max(0.0, found.kv_bytes.value), "▓", "green"),
-                Part("activations, overheads", overhead, "▒", "yellow"),
-            ),
-            max(found.budget.value, 1.0)
-            if found.free_after.value < 0
-            else max(
-                found.budget.value,
-                found.weights.value + max(0.0, found.kv_bytes.value) + overhead + found.free_after.value,
-            ),
-        )
-        rows = []
-        for field, words in LINES:
-            figure = getattr(found, field)
-            if figure is not None:
-                rows.append((field, (words, shown(figure), figure.provenance.value)))
-        self.query_one("#bootlog", Table).refill(rows)
+        self.query_one("#memory", MemoryBar).show(*parts_of(found))
+        self.query_one("#bootlog", BootLog).show(found)
 
     @on(DataTable.RowSelected, "#bootlog")
     def _formula(self) -> None:
-        field = self.query_one("#bootlog", Table).row_key
-        if field is None or self._footprint is None:
-            return
-        from advisor.cli.output import shown
         from advisor.tui.screens.text import TextScreen
 
-        figure = getattr(self._footprint, field)
-        self.app.push_screen(
-            TextScreen(
-                field,
-                f"{shown(figure)}\n\n= {figure.formula or 'read, not computed'}\n\n"
-                f"{figure.provenance.value}: {figure.source}",
-            )
-        )
-
-    # what fits
-
-    @work(thread=True, exclusive=True, exit_on_error=False, group="fits")
-    def _check_fits(self) -> None:
-        """Verdict of every model in the order of the table; slowly enough that keys stay quick."""
-        from advisor.tui.estimating import estimated, prepared
-        from profiles.errors import AdvisorError
-
-        worker, session = get_current_worker(), self.session
-        hardware, spec = session.hardware, session.spec()
-        if hardware is None or not self._entries:
-            return
-        key = f"{hardware.device.name} {len(hardware.devices)} {spec.model_dump_json()}"
-        if key == self._fits_key:
-            return
-        batch: dict[str, str] = {}
-        last = time.monotonic()
-        for entry in sorted(self._entries, key=lambda e: e.id.lower()):
-            if worker.is_cancelled:
-                return
-            try:
-                found = prepared(entry.id, hardware, spec.tensor_parallel_size)
-                smallest = "int4" if "int4" in found.plans else list(found.plans)[-1]
-                verdict = estimated(found, hardware, spec, "16-bit").verdict.value
-                if verdict != "fits" and smallest != "16-bit":
-                    low = estimated(found, hardware, spec, smallest).verdict.value
-                    verdict = f"{low} {smallest}" if low == "fits" else low
-                batch[entry.id] = verdict
-            except AdvisorError:
-                batch[entry.id] = "-"  # choosing the model says why
-            time.sleep(0.002)
-            if time.monotonic() - last > BATCH_S:
-                self.post_message(FitsChecked(key, batch))
-                batch, last = {}, time.monotonic()
-        self.post_message(FitsChecked(key, batch))
-
-    @on(FitsChecked)
-    def _fits(self, message: FitsChecked) -> None:
-        if message.key != self._fits_key:
-            self._fits_key, self._verdicts = message.key, {}
-        self._verdicts.update(message.verdicts)
-        table = self.query_one("#catalogue", Table)
-        if self._fits_only or self._sort == "verdict":
-            self._fill()
-            return
-        listed = {str(k.value) for k in table.rows}
-        for name, verdict in message.verdicts.items():
-            if name in listed:
-                table.update_cell(name, "fits", _mark(verdict), update_width=True)
+        found = self.query_one("#bootlog", BootLog).formula()
+        if found is not None:
+            self.app.push_screen(TextScreen(*found))
 
 
-def _mark(verdict: str | None) -> Text:
-    words = verdict or ""
-    if words == "-":
-        return plain("- not planned", "dim")
-    style = (
-        "green" if words.startswith("fits") and "if" not in words else "yellow" if "if" in words else "red"
+def _cells(row: ranking.Row, names: int) -> tuple[str | Text, ...]:
+    entry, best = row.entry, row.best
+    return (
+        _mark(best.verdict.value, best.family) if best else "",
+        shortened(entry.id, names),
+        parameters(entry.params).rjust(6),
+        (tokens(best.longest_context) if best and best.longest_context else "-").rjust(6),
+        (count(best.decode_tokens_s) if best and best.decode_tokens_s else "-").rjust(5),
+        (size(best.weights) if best else "-").rjust(9),
+        ", ".join(entry.tags),
     )
-    sign = {"green": "✓ ", "yellow": "~ ", "red": "✗ "}[style] if words else ""
-    return plain(sign + words, style)
+
+
+def _mark(verdict: str, words: str) -> Text:
+    """A verdict as a sign, a word and a colour."""
+    if verdict == "fits":
+        return plain(f"✓ {words}", "green")
+    return plain(f"~ {words}", "yellow") if verdict == "fits if" else plain("✗ no", "red")
 
 
 SCREEN = ModelsScreen

@@ -20,7 +20,7 @@ from advisor.tui.process import owner
 from advisor.tui.screens.base import AdvisorScreen
 from advisor.tui.session import Session
 from advisor.tui.widgets.lists import Table
-from advisor.tui.words import duration
+from advisor.tui.words import duration, plain
 from advisor.workspace import RUNS_DIR
 from tuners.events import Event
 
@@ -40,7 +40,9 @@ class RunsScreen(AdvisorScreen):
 A run whose process still works cannot be deleted: stop it first (4, then x)."""
     CSS_PATH: ClassVar[list[str]] = ["base.tcss", "runs.tcss"]  # type: ignore[assignment]
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "filter", "Filter", key_display="/", id="filter"),
+        # Priority: letters typed right after it must find the field focused, not a list with keys of its own.
+        Binding("slash", "filter", "Filter", key_display="/", id="filter", priority=True),
+        Binding("down", "filter_done", "To the list", show=False),
         Binding("r", "resume", "Resume", id="resume"),
         Binding("v", "compare", "Compare", id="compare"),
         Binding("D", "delete", "Delete", id="delete"),
@@ -58,7 +60,7 @@ A run whose process still works cannot be deleted: stop it first (4, then x)."""
         with Vertical(id="runs-panel", classes="panel") as panel:
             panel.border_title = "Runs"
             yield Input(placeholder="/ filter: model, task, stage", id="filter", compact=True)
-            yield Table("", "run", "budget", "task", "finished", "time", id="runs")
+            yield Table("", "run", "budget", "task", "last stage", "bits", "KL", "verdict", "time", id="runs")
         yield Static("", id="words", markup=False)
 
     def on_mount(self) -> None:
@@ -91,7 +93,7 @@ A run whose process still works cannot be deleted: stop it first (4, then x)."""
         roots = {p.parent for p in Path(RUNS_DIR).glob("*/inputs.yaml")}
         if self.session.run is not None and (self.session.run / "inputs.yaml").exists():
             roots = {r for r in roots if r.resolve() != self.session.run.resolve()} | {self.session.run}
-        found = [{**describe(r), "owner": owner(r)} for r in sorted(roots)]
+        found = [{**describe(r), "owner": owner(r), "outcome": run_files.outcome(r)} for r in sorted(roots)]
         self.post_message(Loaded("runs", found))
 
     @on(Loaded)
@@ -117,10 +119,11 @@ A run whose process still works cannot be deleted: stop it first (4, then x)."""
                         run["run"],
                         (
                             signs,
-                            run["run"],
+                            Path(run["run"]).name,
                             run["budget"] or "derived",
                             Path(run["task"]).name,
-                            " ".join(run["stages"]) or "nothing",
+                            _last_stage(run["stages"]),
+                            *_outcome(run["outcome"]),
                             duration(run["seconds"]),
                         ),
                     )
@@ -182,9 +185,9 @@ A run whose process still works cannot be deleted: stop it first (4, then x)."""
         if run is None or self._marked is None or self._marked == run["run"]:
             self.notify("mark one run with space, then press v on another")
             return
-        from advisor.tui.screens.text import TextScreen
+        from advisor.tui.screens.compare import CompareScreen
 
-        self.app.push_screen(TextScreen("Two plans", difference(Path(self._marked), Path(run["run"]))))
+        self.app.push_screen(CompareScreen(Path(self._marked), Path(run["run"])))
 
     def action_delete(self) -> None:
         """Delete after a question; never a run that works."""
@@ -225,9 +228,13 @@ A run whose process still works cannot be deleted: stop it first (4, then x)."""
             self.advisor.close_run()
         self._read()
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """In a field, / is a letter."""
+        return not (action == "filter" and isinstance(self.focused, Input))
+
     def action_filter(self) -> None:
         """To the filter."""
-        self.query_one("#filter").focus()
+        self.set_focus(self.query_one("#filter"))
 
     def action_leave_field(self) -> None:
         """Escape empties the filter and goes back to the table."""
@@ -239,27 +246,26 @@ A run whose process still works cannot be deleted: stop it first (4, then x)."""
         self._fill()
 
     @on(Input.Submitted, "#filter")
-    def _filter_done(self) -> None:
+    def action_filter_done(self) -> None:
+        """From the filter to the list."""
         self.query_one("#runs").focus()
 
 
-def difference(left: Path, right: Path) -> Text:
-    """The two plans: formats by count, then every unit that differs."""
-    plans = [run_files.plan(left), run_files.plan(right)]
-    out = Text()
-    for root, plan in zip((left, right), plans, strict=True):
-        if plan is None:
-            return Text(f"{root} has no plan yet: its search has not finished")
-        counts = ", ".join(f"{n} x {f}" for f, n in plan.counts().most_common())
-        out.append(f"{root}\n", style="bold")
-        out.append(f"  {plan.label or 'plan'} ({plan.key}): {counts}\n")
-    assert plans[0] is not None
-    assert plans[1] is not None
-    changed = plans[0].diff(plans[1])
-    out.append(f"\n{len(changed)} units differ\n" if changed else "\nthe two plans are the same\n")
-    for unit, (a, b) in changed.items():
-        out.append(f"  {unit:44} {a:12} -> {b}\n")
-    return out
+def _last_stage(stages: list[str]) -> str:
+    """The furthest stage that is finished."""
+    order = ("profile", "footprint", "search", "quantize", "measure-original", "validate", "export")
+    return next((name for name in reversed(order) if name in stages), "nothing yet")
+
+
+def _outcome(found: run_files.Outcome) -> tuple[str | Text, ...]:
+    verdict = plain("-", "dim")
+    if found.passed is not None:
+        verdict = plain("✓ passed", "green") if found.passed else plain("✗ failed", "red")
+    return (
+        "-" if found.bits is None else f"{found.bits:.3f}",
+        "-" if found.kl is None else f"{found.kl:.4f}",
+        verdict,
+    )
 
 
 SCREEN = RunsScreen

@@ -16,6 +16,7 @@ from advisor.tui.messages import Failed, Loaded
 from advisor.tui.screens.base import AdvisorScreen
 from advisor.tui.widgets.layer_grid import heat_text
 from advisor.tui.widgets.lists import Scroll, Table
+from advisor.tui.widgets.sheet import Sheet
 from advisor.tui.words import plain, size
 from tuners.events import Event, SensitivityMeasured
 
@@ -59,7 +60,7 @@ framework; the map below is measured on this model by the run that is open."""
                 yield Static("", id="advice")
         with Scroll(id="heat-panel", classes="panel") as heat:
             heat.border_title = "Measured sensitivity"
-            yield Static("", id="heat")
+            yield Sheet(id="heat")
 
     def on_mount(self) -> None:
         """Tasks are read in a thread: their texts take a moment."""
@@ -169,6 +170,12 @@ framework; the map below is measured on this model by the run that is open."""
         ).border_title = (
             f"Recommendation for {self.session.task}, use: {self.session.use or 'any'} (u changes)"
         )
+        chosen = self._tasks.get(self.session.task)
+        self.query_one("#tasks-panel").border_subtitle = (
+            ""
+            if chosen is None
+            else f"sensitivity {chosen.prior}; floor {chosen.quality_floor_ppl_ratio:.2f} x perplexity"
+        )
         self._advise()
         self._draw()
 
@@ -193,7 +200,7 @@ framework; the map below is measured on this model by the run that is open."""
             text = Text("no run is open: 4 starts one, 7 opens an earlier one", style="dim")
         else:
             text = heat_text(state.sensitivity, self.advisor.unit_places(), max(40, panel.size.width - 4))
-        self.query_one("#heat", Static).update(text)
+        self.query_one("#heat", Sheet).show(text)
         cells = sum(len(row) for row in state.sensitivity.values())
         panel.border_title = "Measured sensitivity: KL with one unit in that format" + (
             f", {cells} cells" if cells else ""

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
+from rich.table import Table as RichTable
 from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.containers import Grid
 from textual.widget import Widget
-from textual.widgets import Static
 
 from advisor.tui import run_files
 from advisor.tui.process import tail
 from advisor.tui.screens.base import AdvisorScreen
 from advisor.tui.stage_words import stage_lines
 from advisor.tui.widgets.lists import Scroll, Table
-from advisor.tui.words import plain
+from advisor.tui.widgets.sheet import Sheet
+from advisor.tui.words import plain, size
 from tuners.events import Event, Measured
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 LOGS = ("validate", "measure-original", "quantize", "search")
 """The log that is shown is the first of these that exists and was written last."""
 REDRAW_GAP_S = 0.3
+SIDE_BY_SIDE = 100
+"""Columns of the terminal from which two answers stand beside each other."""
 
 
 class ValidateScreen(AdvisorScreen):
@@ -52,16 +55,16 @@ A gate that fails is a result: the verdict says which and why, and the bundle re
 
     def body(self) -> Iterable[Widget]:
         """Verdict above; stages and measurements; answers or log below."""
-        yield Static("", id="verdict", markup=False)
+        yield Sheet(id="verdict")
         with Grid(id="panels"):
             with Scroll(id="stages-panel", classes="panel") as stages:
                 stages.border_title = "Stages"
-                yield Static("", id="stages")
-            lines = Table("", "predicted", "measured", "unit", "ok", id="lines", classes="panel")
+                yield Sheet(id="stages")
+            lines = Table("ok", "", "predicted", "measured", "off by", id="lines", classes="panel")
             lines.border_title = "Predicted and measured"
             yield lines
             with Scroll(id="answers-panel", classes="panel"):
-                yield Static("", id="answers", markup=False)
+                yield Sheet(id="answers")
 
     def on_mount(self) -> None:
         """Draw what is known, then as events come."""
@@ -95,6 +98,10 @@ A gate that fails is a result: the verdict says which and why, and the bundle re
         """Draw at the next tick."""
         self._dirty = True
 
+    def on_resize(self) -> None:
+        """Answers stand beside each other where there is room."""
+        self._dirty = True
+
     def shown_again(self) -> None:
         """Draw now."""
         self._dirty = True
@@ -109,19 +116,18 @@ A gate that fails is a result: the verdict says which and why, and the bundle re
         if not self._dirty:
             return
         self._dirty = False
-        self.query_one("#stages", Static).update(stage_lines(self.state, self.advisor.working()))
+        self.query_one("#stages", Sheet).show(stage_lines(self.state, self.advisor.working()))
         report = None if root is None else run_files.validation(root)
-        self.query_one("#verdict", Static).update(self._verdict(report))
+        self.query_one("#verdict", Sheet).show(self._verdict(report))
         measured: Iterable[Line | Measured] = self.state.measured.values() if report is None else report.lines
-        rows = [
-            (m.name, (m.name, _number(m.predicted), _number(m.measured), m.unit, _ok(m.ok))) for m in measured
-        ]
-        self.query_one("#lines", Table).refill(rows)
+        self.query_one("#lines", Table).refill([(m.name, _line(m)) for m in measured])
         if not self._log:
             panel = self.query_one("#answers-panel")
-            panel.border_title = "Answers side by side: original, then quantized (l: log)"
-            self.query_one("#answers", Static).update(
-                Text("no answers yet", style="dim") if report is None else _answers(report)
+            panel.border_title = "Answers of the original and the quantized model (l: log)"
+            self.query_one("#answers", Sheet).show(
+                Text("no answers yet", style="dim")
+                if report is None
+                else _answers(report, side_by_side=panel.size.width >= SIDE_BY_SIDE)
             )
 
     def _verdict(self, report: ValidationReport | None) -> Text:
@@ -130,13 +136,15 @@ A gate that fails is a result: the verdict says which and why, and the bundle re
             return plain(state.error_text, "red")
         if report is None:
             return plain("not validated yet: s quantizes and validates the run that is open", "dim")
-        out = plain(
-            "✓ PASSED" if report.passed else "✗ FAILED", "bold green" if report.passed else "bold red"
+        words = ("✓ PASSED", "bold green") if report.passed else ("✗ FAILED", "bold red")
+        found = report.quantized
+        out = Text.assemble(
+            words, f"  measured in vLLM {found.engine_version}, {found.dtype}; plan {report.plan_key}"
         )
-        out.append(f"  vLLM {report.quantized.engine_version}, plan {report.plan_key}")
         for gate in report.gates:
-            sign, style = ("✓", "") if gate.passed else ("✗", "red")
-            out.append(f"\n{sign} {gate.name}: {gate.reason}", style=style)
+            sign, style = ("✓", "green") if gate.passed else ("✗", "bold red")
+            out.append(f"\n{sign} {gate.name}", style=style)
+            out.append(f": {gate.reason}", style="" if gate.passed else "red")
         for module, (planned, chosen) in list(report.kernel_mismatches.items())[:3]:
             out.append(f"\nkernel of {module}: planned {planned}, chosen {chosen}", style="yellow")
         return out
@@ -147,30 +155,57 @@ A gate that fails is a result: the verdict says which and why, and the bundle re
         files = sorted((f for f in files if f.exists()), key=lambda f: f.stat().st_mtime)
         if not files:
             panel.border_title = "Log (l: answers)"
-            self.query_one("#answers", Static).update("no child process has printed anything yet")
+            self.query_one("#answers", Sheet).show("no child process has printed anything yet")
             return
         panel.border_title = f"Log: {files[-1]} (l: answers)"
         at_end = panel.max_scroll_y - panel.scroll_y < 2
-        self.query_one("#answers", Static).update(plain(tail(files[-1])))
+        self.query_one("#answers", Sheet).show(plain(tail(files[-1])))
         if at_end:
             panel.scroll_end(animate=False)
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.6g}"
+def _line(line: Line | Measured) -> tuple[str | Text, ...]:
+    ok = "" if line.ok is None else "✓" if line.ok else "✗"
+    off = ""
+    if line.predicted and line.predicted != line.measured:
+        off = f"{(line.measured / line.predicted - 1) * 100:+.2f}%"
+    return (
+        plain(ok, "green" if line.ok else "bold red"),
+        line.name,
+        "-" if line.predicted is None else _number(line.predicted, line.unit),
+        _number(line.measured, line.unit),
+        off.rjust(8),
+    )
 
 
-def _ok(ok: bool | None) -> Text:
-    return plain("" if ok is None else "✓" if ok else "✗ no", "green" if ok else "red")
+def _number(value: float, unit: str) -> str:
+    if unit == "B":
+        return size(value)
+    short = {"perplexity": "", "ratio": "x", "share": "", "nats/token": "nats"}.get(unit, unit)
+    return f"{value:,.5g} {short}".rstrip() if value < 1e4 else f"{value:,.0f} {short}".rstrip()
 
 
-def _answers(report: ValidationReport) -> Text:
-    out = Text()
+def _answers(report: ValidationReport, *, side_by_side: bool) -> RichTable | Text:
     prompts = report.quantized.prompts or report.original.prompts
-    for index, prompt in enumerate(prompts):
+    pairs = [
+        tuple(
+            m.generations[i].strip() if i < len(m.generations) else "-"
+            for m in (report.original, report.quantized)
+        )
+        for i in range(len(prompts))
+    ]
+    if side_by_side:
+        table = RichTable.grid(padding=(0, 2, 1, 0), expand=True)
+        for _ in range(2):
+            table.add_column(ratio=1)
+        table.add_row(Text("original", "bold"), Text("quantized", "bold"))
+        for prompt, pair in zip(prompts, pairs, strict=True):
+            table.add_row(*(Text.assemble((f"{prompt.strip()}\n", "dim italic"), answer) for answer in pair))
+        return table
+    out = Text()
+    for prompt, pair in zip(prompts, pairs, strict=True):
         out.append(f"{prompt.strip()}\n", style="bold")
-        for name, found in (("original ", report.original), ("quantized", report.quantized)):
-            answer = found.generations[index].strip() if index < len(found.generations) else "-"
+        for name, answer in zip(("original ", "quantized"), pair, strict=True):
             out.append(f"{name} │ ", style="dim")
             out.append(f"{answer}\n")
         out.append("\n")

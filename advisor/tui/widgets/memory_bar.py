@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.text import Text
 from textual.reactive import reactive
 from textual.widget import Widget
 
 from advisor.tui.words import size
+
+if TYPE_CHECKING:
+    from profiles.footprint.schema import Footprint
 
 
 class Part(NamedTuple):
@@ -18,6 +21,22 @@ class Part(NamedTuple):
     nbytes: float
     char: str
     style: str
+
+
+def parts_of(found: Footprint) -> tuple[tuple[Part, ...], float]:
+    """The parts of a footprint and the bytes that they share: the device's, or the engine's budget."""
+    overhead = found.activation.value + found.non_torch.value + found.cuda_graph.value
+    kv = max(0.0, found.kv_bytes.value)
+    free = max(0.0, found.free_after.value)
+    total = max(found.budget.value, 1.0)
+    if found.free_after.value >= 0:
+        total = max(total, found.weights.value + kv + overhead + free)
+    return (
+        Part("weights", found.weights.value, "█", "blue"),
+        Part("KV", kv, "▓", "green"),
+        Part("activation", found.activation.value, "▒", "yellow"),
+        Part("overhead", found.non_torch.value + found.cuda_graph.value, "░", "magenta"),
+    ), total
 
 
 class MemoryBar(Widget):

@@ -1,4 +1,4 @@
-"""A value that left and right change: ‹ 4,096 ›."""
+"""A value that left and right change: context ‹ 4,096 ›."""
 
 from __future__ import annotations
 
@@ -14,17 +14,23 @@ from textual.widget import Widget
 
 
 class Stepper(Widget, can_focus=True):
-    """One of a list of values."""
+    """One of a list of values. Clicks: left half less, right half more; the wheel does the same."""
 
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"stepper--value", "stepper--label"}
     DEFAULT_CSS = """
-    Stepper { height: 1; width: auto; min-width: 12; }
-    Stepper:focus { background: $accent; color: $background; text-style: bold; }
+    Stepper { height: 1; width: auto; }
+    Stepper > .stepper--label { color: $foreground; }
+    Stepper > .stepper--value { background: $panel; color: $foreground; }
+    Stepper:focus > .stepper--label { color: $accent; text-style: bold; }
+    Stepper:focus > .stepper--value {
+        background: $block-cursor-background; color: $block-cursor-foreground; text-style: bold;
+    }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left,h,minus", "step(-1)", "Less", show=False),
         Binding("right,l,plus,space", "step(1)", "More", show=False),
     ]
-    index: reactive[int] = reactive(0, layout=True)
+    index: reactive[int] = reactive(0)
 
     class Changed(Message):
         """Another value was chosen."""
@@ -49,10 +55,12 @@ class Stepper(Widget, can_focus=True):
         return self.values[self.index][0]
 
     def choose(self, value: object) -> None:
-        """Show a value without telling anybody."""
+        """Show a value without telling anybody; one that is not offered is added at the end."""
         known = [v for v, _ in self.values]
-        if value in known:
-            self.index = known.index(value)
+        if value not in known:
+            self.values.append((value, f"{value:,}" if isinstance(value, int) else str(value)))
+            known.append(value)
+        self.index = known.index(value)
 
     def offer(self, values: Sequence[tuple[object, str]]) -> None:
         """Other values to choose among; the choice stays if it is still offered."""
@@ -66,9 +74,14 @@ class Stepper(Widget, can_focus=True):
 
     def render(self) -> Text:
         """Name and value between arrows; an arrow is absent at the end of the list."""
+        label, value = (
+            self.get_component_rich_style(f"stepper--{part}", partial=True) for part in ("label", "value")
+        )
         left = "‹" if self.index > 0 else " "
         right = "›" if self.index < len(self.values) - 1 else " "
-        return Text(f"{self._label} {left}{self.values[self.index][1]}{right}", no_wrap=True)
+        widest = max(len(words) for _, words in self.values)
+        words = self.values[self.index][1].center(widest)
+        return Text.assemble((f"{self._label} ", label), (f"{left} {words} {right}", value), no_wrap=True)
 
     def action_step(self, step: int) -> None:
         """One value further."""
@@ -78,5 +91,16 @@ class Stepper(Widget, can_focus=True):
             self.post_message(self.Changed(self))
 
     def on_click(self, event: events.Click) -> None:
-        """Left half less, right half more."""
-        self.action_step(-1 if event.x < self.size.width / 2 else 1)
+        """Left half of the value less, right half more."""
+        middle = len(self._label) + 1 + (self.size.width - len(self._label) - 1) / 2
+        self.action_step(-1 if event.x < middle else 1)
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        """Less."""
+        event.stop()
+        self.action_step(-1)
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        """More."""
+        event.stop()
+        self.action_step(1)
