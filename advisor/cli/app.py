@@ -68,6 +68,15 @@ COMMANDS: dict[str, Command] = {
             "advisor tune ./model --budget 40% --dry-run",
         ),
     ),
+    "auto": Command(
+        "advisor.cli.auto:auto",
+        "The whole job unattended: plan, prove, repair, verdict.",
+        (
+            "advisor auto ./model --budget 6bits --floor 1.05",
+            "advisor auto ./model --budget 96MiB --max-budget 120MiB --task code --use production",
+            "advisor auto Qwen/Qwen3-8B --gpu rtx-4090 --context 16384 --min-context 8192 --yes",
+        ),
+    ),
     "quantize": Command(
         "advisor.cli.stages:quantize",
         "Write the plan of a run as a checkpoint.",
@@ -86,6 +95,14 @@ COMMANDS: dict[str, Command] = {
         "Write the directory to deploy.",
         ("advisor export --run advisor-runs/model-3fa1c09e",),
     ),
+    "report": Command(
+        "advisor.cli.run_report:report",
+        "What a run found, as one HTML file and as Markdown.",
+        (
+            "advisor report --run advisor-runs/model-3fa1c09e",
+            "advisor report --run DIR --html report.html --markdown report.md",
+        ),
+    ),
     "demo": Command(
         "advisor.cli.demo:demo",
         "The whole way on a small real model.",
@@ -98,6 +115,11 @@ COMMANDS: dict[str, Command] = {
             "advisor ingest vllm.log",
             "advisor ingest vllm.log --model Qwen/Qwen3-8B --gpu rtx-4090 --save",
         ),
+    ),
+    "mcp": Command(
+        "advisor.cli.mcp:mcp",
+        "Serve fit, recommend, tune, status and export to other agents (MCP over stdio).",
+        ("advisor mcp", "advisor mcp --directory /data/advisor-runs"),
     ),
     "runs": Command(
         "advisor.cli.runs:runs",

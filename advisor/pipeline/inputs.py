@@ -15,8 +15,11 @@ from profiles.errors import UsageError
 from profiles.footprint.schema import ServingSpec
 from profiles.provenance import Contract
 
-EFFORT = frozenset({"trials", "calibration_samples", "calibration_tokens", "eval_tokens", "yes", "offline"})
-"""Fields that say how hard to try, not what is asked: they may change between calls of one run."""
+EFFORT = frozenset(
+    {"trials", "calibration_samples", "calibration_tokens", "eval_tokens", "yes", "offline", "floor"}
+)
+"""Fields that say how hard to try or how to judge, not what is asked: they may change between calls of one
+run."""
 
 
 class RunInputs(Contract):
@@ -41,6 +44,7 @@ class RunInputs(Contract):
     trust_remote_code: bool = False
     offline: bool = False
     yes: bool = False
+    floor: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # None: the task's own
 
     def identity(self) -> dict[str, Any]:
         """The part that names the run: the question without the effort."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from advisor.pipeline.facts import Facts, checkpoint_stamp, device_stamp
+from advisor.pipeline.facts import Facts, checkpoint_stamp, device_stamp, task_stamp
 from advisor.pipeline.inputs import RunInputs
 from advisor.pipeline.stage import StageContext, run_stage, versions
 from advisor.workspace import Workspace
@@ -52,7 +52,8 @@ def search(
 
     spec = search_spec(context.workspace, inputs, facts, unit_budget_bytes)
     stamp = {
-        "spec": spec.model_dump(mode="json", exclude={"run_dir", "model_path", "cache_dir"}),
+        "spec": spec.model_dump(mode="json", exclude={"run_dir", "model_path", "cache_dir", "task"}),
+        "task": task_stamp(facts.task),
         "checkpoint": checkpoint_stamp(facts.model),
         "devices": device_stamp(facts.hardware),
         "versions": versions(),

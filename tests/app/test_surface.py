@@ -39,9 +39,17 @@ SURFACE: dict[str, set[str]] = {
         "--calibration-samples", "--revision", "--trust-remote-code", "--run", "--resume", "--no-resume",
         "--offline", "--yes", "-y", "--dry-run", "--json", "--quiet", "-q",
     },
+    "auto": SERVING
+    | {
+        "--budget", "--max-budget", "--task", "--use", "--floor", "--gpu", "--count", "--formats", "--trials",
+        "--max-trials", "--attempts", "--min-context", "--seed", "--calibration-samples", "--revision",
+        "--trust-remote-code", "--run", "--resume", "--no-resume", "--offline", "--yes", "-y", "--dry-run",
+        "--json", "--quiet", "-q",
+    },
     "quantize": STAGE,
     "validate": STAGE,
     "export": STAGE,
+    "report": {"--run", "--html", "--markdown", "--json"},
     "demo": {
         "--budget", "--trials", "--seed", "--through", "--run", "--resume", "--no-resume", "--json",
         "--quiet", "-q",
@@ -50,6 +58,7 @@ SURFACE: dict[str, set[str]] = {
         "--model", "--gpu", "--format", "--gpu-memory-utilization", "--kv-cache-memory", "--save",
         "--trust-remote-code", "--offline", "--json",
     },
+    "mcp": {"--directory"},
     "runs": {"--json"},
     "doctor": {"--json"},
     "schema": set(),
