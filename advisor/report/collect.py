@@ -95,7 +95,7 @@ def _verdict(checked: ValidationReport | None) -> str:
 def _question(inputs: RunInputs) -> dict[str, str]:
     """What was asked, without what was left at its default."""
     asked = inputs.model_dump(mode="json", exclude_defaults=True, exclude={"serving", "yes", "offline"})
-    asked |= {"model": model_name(inputs.model), "task": model_name(inputs.task)}
+    asked = {k: v for k, v in asked.items() if k not in {"model", "task"}}
     asked |= inputs.serving.model_dump(mode="json", exclude_defaults=True)
     return {name: str(value) for name, value in asked.items()}
 

@@ -46,7 +46,7 @@ def _budget(root: Path, inputs: RunInputs) -> Iterator[Reason]:
     path = root / "budget.json"
     if path.exists():
         known = json.loads(path.read_text(encoding="utf-8"))
-        text = f"The budget is {known['origin']}."
+        text = f"Budget: {known['origin']}."
         derived = str(known["origin"]).startswith("derived")
         yield Reason(
             text=text, provenance=Provenance.ESTIMATED if derived else Provenance.EXACT, source="budget.json"
