@@ -97,7 +97,7 @@ def cli(
         (("--budget", "9bits", "--max-budget", "5bits"), "below the budget"),
         (("--budget", "9bits", "--min-context", "128"), "--context"),
         (("--budget", "9bits", "--attempts", "0"), "out of range"),
-        (("--budget", "9bits", "--use", "prod"), "production"),
+        (("--budget", "9bits", "--use", "nonsense"), "production"),
     ],
 )
 def test_bad_limits_are_refused_before_anything_starts(
