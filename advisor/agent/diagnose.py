@@ -26,7 +26,7 @@ class Cause(StrEnum):
     PREDICTION = "the measured memory is not what was predicted"
     AGREEMENT = "the engine disagrees with the search"
     FLOOR = "the quality floor is missed"
-    GENERATIONS = "answers are empty or endless repetition"
+    GENERATIONS = "answers do not end, are empty or endless repetition"
     OTHER = "a gate failed"
     NONE = "every gate passed"
 
@@ -38,6 +38,7 @@ _BY_GATE = {
     "engine agrees with the search": Cause.AGREEMENT,
     "quality floor": Cause.FLOOR,
     "generations": Cause.GENERATIONS,
+    "chat template and stop token": Cause.GENERATIONS,
 }
 
 
