@@ -95,6 +95,11 @@ COMMANDS: dict[str, Command] = {
         "Write the directory to deploy.",
         ("advisor export --run advisor-runs/model-3fa1c09e",),
     ),
+    "gguf": Command(
+        "advisor.cli.gguf:gguf",
+        "The plan of a run as one GGUF file of mixed types.",
+        ("advisor gguf --run advisor-runs/model-3fa1c09e", "advisor gguf --run DIR --out model.gguf"),
+    ),
     "report": Command(
         "advisor.cli.run_report:report",
         "What a run found, as one HTML file and as Markdown.",

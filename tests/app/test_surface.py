@@ -49,6 +49,7 @@ SURFACE: dict[str, set[str]] = {
     "quantize": STAGE,
     "validate": STAGE,
     "export": STAGE,
+    "gguf": {"--run", "--out", "--json", "--quiet", "-q"},
     "report": {"--run", "--html", "--markdown", "--json"},
     "demo": {
         "--budget", "--trials", "--seed", "--through", "--run", "--resume", "--no-resume", "--json",

@@ -74,7 +74,7 @@ def _special_texts(tokenizer: Any) -> tuple[str, ...]:
 
 
 def _long(llm: Any, vocab_size: int, max_model_len: int, seed: int) -> tuple[int, bool]:
-    """Tokens of a random prompt that fills the context up to LONG_TOKENS, and whether what follows is sane."""
+    """Tokens of a random prompt up to LONG_TOKENS or the context, and whether what follows is sane."""
     from vllm import SamplingParams
 
     count = min(LONG_TOKENS, max_model_len - LONG_ANSWER - 1)

@@ -41,16 +41,16 @@ ARCHITECTURES = frozenset(
 _MODULE = re.compile(r"^model\.layers\.(\d+)\.(.+)$")
 
 
-def tensor_name(context: BundleContext, module: str) -> str:
+def tensor_name(architecture: str, module: str) -> str:
     """The GGUF name of a checkpoint module.
 
     Raises:
         Refused: the name is not known; a guess could leave a layer in the base type silently.
     """
     match = _MODULE.match(module)
-    if context.model.architecture not in ARCHITECTURES or match is None or match[2] not in NAMES:
+    if architecture not in ARCHITECTURES or match is None or match[2] not in NAMES:
         raise Refused(
-            f"no GGUF name is known for {module} of {context.model.architecture}: llama-quantize would leave "
+            f"no GGUF name is known for {module} of {architecture}: llama-quantize would leave "
             "it in the base type without a word"
         )
     return f"blk.{match[1]}.{NAMES[match[2]]}.weight"
@@ -73,7 +73,7 @@ def tensor_types(context: BundleContext) -> dict[str, str]:
     if any(m.copies > 1 for u in context.units for m in u.linears):
         raise Refused("experts are one stacked tensor in GGUF, and this plan names them one by one")
     return {
-        tensor_name(context, m.name): gguf_type(context.plan.formats[u.name], m)
+        tensor_name(context.model.architecture, m.name): gguf_type(context.plan.formats[u.name], m)
         for u in context.units
         for m in u.linears
     }
@@ -105,7 +105,7 @@ def modelfile(context: BundleContext) -> str:
 
 def notes(context: BundleContext, types: dict[str, str]) -> tuple[str, ...]:
     """What the mapping keeps and what it does not."""
-    linears = {tensor_name(context, m.name): m for u in context.units for m in u.linears}
+    linears = {tensor_name(context.model.architecture, m.name): m for u in context.units for m in u.linears}
     weights = sum(m.in_features * m.out_features for m in linears.values())
     bits = sum(BITS[t] * linears[n].in_features * linears[n].out_features for n, t in types.items()) / weights
     out = [
