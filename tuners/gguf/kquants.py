@@ -85,4 +85,5 @@ def _pack_six(scales: npt.NDArray[Any], mins: npt.NDArray[Any]) -> Bytes:
 def _rows(weight: Floats, *parts: npt.NDArray[Any]) -> Bytes:
     """Super-blocks side by side, as many as a row of the weight has."""
     raw = [np.ascontiguousarray(p.reshape(len(parts[0]), -1)).view(np.uint8) for p in parts]
-    return np.concatenate(raw, axis=1).reshape(weight.shape[0], -1)
+    out: Bytes = np.concatenate(raw, axis=1).reshape(weight.shape[0], -1)
+    return out
