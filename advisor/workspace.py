@@ -182,6 +182,21 @@ class Workspace:
         """Look at a run without owning it."""
         return cls(root, None)
 
+    @staticmethod
+    def is_busy(root: Path) -> bool:
+        """Whether a live process owns the directory now."""
+        try:
+            fd = os.open(root / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
     def close(self) -> None:
         """Let go of the directory."""
         if self._lock_fd is not None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from profiles.footprint.schema import ServingSpec
@@ -30,6 +30,7 @@ class BundleContext:
     report: ValidationReport
     serving: ServingSpec
     task_name: str
+    inputs: Mapping[str, str] = field(default_factory=dict)  # what was asked, seeds included; no paths
 
     @property
     def on_cpu(self) -> bool:

@@ -65,7 +65,9 @@ def _body(context: BundleContext) -> Iterator[str]:
     yield "## Files\n"
     yield "`model/` checkpoint (compressed-tensors) · `serve.yaml` `env.sh` `run.sh` `compose.yaml` how to"
     yield "serve it · `plan.yaml` a format per unit · `recipe.yaml` how it was quantized · `validation.json`"
-    yield "every measured line · `bundle.json` a hash per file"
+    yield "every measured line · `report.html` `report.md` the whole run · `deploy/` the same for other"
+    yield "platforms and engines (`targets.json`: which, and why not the others) · `provenance.json`"
+    yield "what it was made from · `bundle.json` a hash per file"
 
 
 def _table(original: EngineMeasurement, quantized: EngineMeasurement) -> Iterator[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from advisor.bundle import compose, env_sh, manifest, model_card, run_sh, serve_yaml
+from advisor.bundle import compose, env_sh, manifest, model_card, provenance, run_sh, serve_yaml
 from advisor.bundle.context import BundleContext
+from advisor.bundle.targets.registry import FOLDER, render_targets
 from profiles.errors import EnvironmentProblem, UsageError
 from profiles.footprint.schema import ServingSpec
 from profiles.hardware.schema import HardwareProfile
@@ -24,6 +25,7 @@ ARTIFACTS: dict[str, Callable[[BundleContext], str]] = {
     "README.md": model_card.render,
     "plan.yaml": lambda context: context.plan.to_yaml(),
     "validation.json": lambda context: context.report.model_dump_json(indent=1) + "\n",
+    "provenance.json": provenance.render,
 }
 """File name -> what writes its text; a new artifact is one module and one line here."""
 
@@ -41,19 +43,24 @@ def write_bundle(
     report: ValidationReport,
     serving: ServingSpec,
     task_name: str,
+    inputs: Mapping[str, str] | None = None,
+    documents: Sequence[Path] = (),
     force: bool = False,
 ) -> list[Path]:
     """Write the deployable directory `out_dir` and return its files.
 
     The checkpoint is hard-linked into `model/` (copied across file systems). A bundle whose validation
-    failed is written too, for inspection: its card says so and its run.sh refuses to serve.
+    failed is written too, for inspection: its card says so and its run.sh refuses to serve. `inputs`: what
+    was asked, for provenance.json; `documents` (the report) are copied in.
 
     Raises:
         UsageError: the checkpoint is not one, or `out_dir` exists and `force` is not given.
         EnvironmentProblem: the disk is full or not writable; nothing finished was touched.
     """
     _check(out_dir, checkpoint, force)
-    context = BundleContext(checkpoint, model, hardware, plan, units, report, serving, task_name)
+    context = BundleContext(
+        checkpoint, model, hardware, plan, units, report, serving, task_name, dict(inputs or {})
+    )
     partial = out_dir.with_name(out_dir.name + ".partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -61,7 +68,13 @@ def write_bundle(
         _link_checkpoint(checkpoint, partial / "model")
         for name, render in ARTIFACTS.items():
             (partial / name).write_text(render(context), encoding="utf-8")
-        (partial / "run.sh").chmod(0o755)
+        for name, text in render_targets(context).items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_text(text, encoding="utf-8")
+        for script in (partial / "run.sh", *(partial / FOLDER).rglob("*.sh")):
+            script.chmod(0o755)
+        for document in documents:
+            shutil.copyfile(document, partial / document.name)
         if (checkpoint / RECIPE).is_file():
             shutil.copyfile(checkpoint / RECIPE, partial / RECIPE)
         (partial / manifest.MANIFEST).write_text(manifest.build(context, partial), encoding="utf-8")

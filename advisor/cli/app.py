@@ -76,6 +76,15 @@ COMMANDS: dict[str, Command] = {
             "advisor front --run DIR --budget 5bits --plan-out plan.yaml",
         ),
     ),
+    "auto": Command(
+        "advisor.cli.auto:auto",
+        "The whole job unattended: plan, prove, repair, verdict.",
+        (
+            "advisor auto ./model --budget 6bits --floor 1.05",
+            "advisor auto ./model --budget 96MiB --max-budget 120MiB --task code --use production",
+            "advisor auto Qwen/Qwen3-8B --gpu rtx-4090 --context 16384 --min-context 8192 --yes",
+        ),
+    ),
     "quantize": Command(
         "advisor.cli.stages:quantize",
         "Write the plan of a run as a checkpoint.",
@@ -94,6 +103,19 @@ COMMANDS: dict[str, Command] = {
         "Write the directory to deploy.",
         ("advisor export --run advisor-runs/model-3fa1c09e",),
     ),
+    "gguf": Command(
+        "advisor.cli.gguf:gguf",
+        "The plan of a run as one GGUF file of mixed types.",
+        ("advisor gguf --run advisor-runs/model-3fa1c09e", "advisor gguf --run DIR --out model.gguf"),
+    ),
+    "report": Command(
+        "advisor.cli.run_report:report",
+        "What a run found, as one HTML file and as Markdown.",
+        (
+            "advisor report --run advisor-runs/model-3fa1c09e",
+            "advisor report --run DIR --html report.html --markdown report.md",
+        ),
+    ),
     "demo": Command(
         "advisor.cli.demo:demo",
         "The whole way on a small real model.",
@@ -106,6 +128,11 @@ COMMANDS: dict[str, Command] = {
             "advisor ingest vllm.log",
             "advisor ingest vllm.log --model Qwen/Qwen3-8B --gpu rtx-4090 --save",
         ),
+    ),
+    "mcp": Command(
+        "advisor.cli.mcp:mcp",
+        "Serve fit, recommend, tune, status and export to other agents (MCP over stdio).",
+        ("advisor mcp", "advisor mcp --directory /data/advisor-runs"),
     ),
     "runs": Command(
         "advisor.cli.runs:runs",

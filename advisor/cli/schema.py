@@ -23,6 +23,8 @@ CONTRACTS: dict[str, str] = {
     "inputs": "advisor.pipeline.inputs:RunInputs",
     "stage": "advisor.workspace:StageRecord",
     "validation": "tuners.validate.schema:ValidationReport",
+    "verdict": "advisor.agent.schema:AgentVerdict",
+    "report": "advisor.report.schema:RunReport",
     "event": "tuners.events:Event",
 }
 """Name of a file or answer to the contract behind it."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from advisor.pipeline.facts import Facts
 from advisor.pipeline.inputs import RunInputs
 from advisor.pipeline.stage import StageContext, run_stage, versions
 from advisor.pipeline.validate import load_validation, measuring_spec
+from profiles.errors import EnvironmentProblem
+from tuners.events import Message
 from tuners.plan import PrecisionPlan
 
 
@@ -22,6 +25,7 @@ def export(
         "plan": plan.key,
         "validation": report.model_dump(mode="json"),
         "serving": serving.model_dump(mode="json"),
+        "asked": asked(inputs),
         "versions": versions(("precision-advisor",)),
     }
 
@@ -38,10 +42,36 @@ def export(
             report=report,
             serving=serving,
             task_name=facts.task.name,
+            inputs=asked(inputs),
+            documents=reported(stage),
             force=True,
         )
         verdict = "" if report.passed else " (for inspection: the validation FAILED)"
         return f"{len(files)} files in {stage.workspace.path('bundle')}{verdict}"
 
+    # the report is written with the bundle; `advisor report` writes it again at any time
     run_stage(context, "export", "Writing the bundle", stamp, ("bundle/run.sh",), work, resume=resume)
     return workspace.path("bundle")
+
+
+def asked(inputs: RunInputs) -> dict[str, str]:
+    """The question with its seeds, for provenance.json: no path of this machine in it."""
+    from advisor.report.collect import model_name
+
+    fields = inputs.model_dump(mode="json", exclude={"yes", "offline"})
+    fields |= {"model": model_name(inputs.model), "task": model_name(inputs.task)}
+    return {name: json.dumps(value) for name, value in fields.items()}
+
+
+def reported(stage: StageContext) -> list[Path]:
+    """report.html and report.md of the run; a warning instead where the libraries that draw are missing."""
+    from advisor.report import write_report
+    from advisor.report.write import HTML, MARKDOWN
+
+    root = stage.workspace.root
+    try:
+        write_report(root)
+    except EnvironmentProblem as exc:
+        stage.emit(Message(stage="export", level="warning", text=f"no report in the bundle: {exc.what}"))
+        return []
+    return [root / HTML, root / MARKDOWN]

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from advisor.pipeline.inputs import RunInputs
-from advisor.workspace import Workspace, write_json, write_text
+from advisor.workspace import Workspace, fingerprint, write_json, write_text
 from profiles.errors import UsageError
 from profiles.hardware.schema import HardwareProfile
 from profiles.models.schema import ModelProfile
@@ -74,10 +74,15 @@ def gather(inputs: RunInputs) -> Facts:
     units = tuple(
         build_units(model, hardware.device, formats=inputs.formats, tp=inputs.serving.tensor_parallel_size)
     )
+    task = load_task(inputs.task)
+    if inputs.floor is not None:
+        task = task.model_copy(
+            update={"quality_floor_ppl_ratio": inputs.floor, "quality_floor_source": "asked: --floor"}
+        )
     return Facts(
         hardware=hardware,
         model=model,
-        task=load_task(inputs.task),
+        task=task,
         units=units,
         fixed_bytes=fixed_bytes(model, units),
     )
@@ -89,6 +94,15 @@ def checkpoint_stamp(model: ModelProfile) -> dict[str, Any]:
         return {"id": model.model_id, "revision": model.revision}
     files = sorted(p for p in Path(model.path).iterdir() if p.suffix in {".safetensors", ".json"})
     return {p.name: (p.stat().st_size, p.stat().st_mtime_ns) for p in files}
+
+
+FLOOR_FIELDS = {"quality_floor_ppl_ratio", "quality_floor_source"}
+"""Parts of a task that judge a result and decide no measurement."""
+
+
+def task_stamp(task: TaskProfile) -> str:
+    """Fingerprint of the task's texts and prior: another floor needs no new measurement."""
+    return fingerprint(task.model_dump(mode="json", exclude=FLOOR_FIELDS))
 
 
 def device_stamp(hardware: HardwareProfile) -> list[dict[str, Any]]:

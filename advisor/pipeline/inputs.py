@@ -26,9 +26,11 @@ EFFORT = frozenset(
         "workers",
         "storage",
         "sensitivity",
+        "floor",
     }
 )
-"""Fields that say how hard to try, not what is asked: they may change between calls of one run."""
+"""Fields that say how hard to try or how to judge, not what is asked: they may change between calls of one
+run."""
 
 
 class RunInputs(Contract):
@@ -56,6 +58,7 @@ class RunInputs(Contract):
     trust_remote_code: bool = False
     offline: bool = False
     yes: bool = False
+    floor: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # None: the task's own
 
     def identity(self) -> dict[str, Any]:
         """The part that names the run: the question without the effort."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from advisor.pipeline.facts import Facts, checkpoint_stamp, device_stamp
+from advisor.pipeline.facts import Facts, checkpoint_stamp, device_stamp, task_stamp
 from advisor.pipeline.inputs import RunInputs
 from advisor.pipeline.stage import StageContext, run_stage, versions
 from advisor.workspace import Workspace
@@ -64,9 +64,11 @@ def search(
                 "run_dir": True,
                 "model_path": True,
                 "cache_dir": True,
+                "task": True,
                 "settings": {"workers", "storage"},
             },
         ),
+        "task": task_stamp(facts.task),
         "checkpoint": checkpoint_stamp(facts.model),
         "devices": device_stamp(facts.hardware),
         "versions": versions(),

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from advisor.pipeline.facts import Facts, checkpoint_stamp, device_stamp
+from advisor.pipeline.facts import Facts, checkpoint_stamp, device_stamp, task_stamp
 from advisor.pipeline.footprint import footprint_of, serving_dtype
 from advisor.pipeline.inputs import RunInputs
 from advisor.pipeline.stage import StageContext, run_stage, versions
-from advisor.workspace import Workspace, fingerprint, write_json
+from advisor.workspace import Workspace, fingerprint, write_json, write_text
 from profiles.errors import EnvironmentProblem, UsageError
 from profiles.footprint.schema import ServingSpec
 from profiles.hardware.schema import DeviceKind
@@ -43,7 +44,7 @@ def validate(
     serving = measuring_spec(inputs, facts)
     texts = {
         "serving": serving.model_dump(mode="json"),
-        "task": fingerprint(facts.task.model_dump(mode="json")),
+        "task": task_stamp(facts.task),
         "windows": fingerprint({"ids": evaluation_ids(workspace)}),
         "eval_tokens": inputs.eval_tokens,
         "seed": inputs.seed,
@@ -74,8 +75,15 @@ def validate(
         workspace, inputs, facts, serving, str(workspace.path("checkpoint").resolve()), is_reference=False
     )
 
+    loaded = {
+        **texts,
+        "checkpoint": checkpoint_stamp(facts.model.model_copy(update={"path": quantized_spec.checkpoint})),
+    }
+
     def measure_quantized(stage: StageContext) -> str:
-        found = _measure(stage, quantized_spec, "validate")
+        earlier = _measured_before(workspace, loaded) if resume else None
+        found = earlier or _measure(stage, quantized_spec, "validate")
+        write_text(workspace.path(*STAMP), fingerprint(loaded))
         report = compare(
             original,
             found,
@@ -109,18 +117,30 @@ def validate(
         "validate",
         "Measuring the checkpoint in vLLM",
         {
-            **texts,
+            **loaded,
             "plan": plan.key,
             "promised": promised.model_dump(mode="json"),
-            "checkpoint": checkpoint_stamp(
-                facts.model.model_copy(update={"path": quantized_spec.checkpoint})
-            ),
+            "floor": facts.task.quality_floor_ppl_ratio,
         },
         ("validation.json",),
         measure_quantized,
         resume=resume,
     )
     return load_validation(workspace)
+
+
+STAMP = ("validation", "quantized.stamp")
+"""What validation/quantized.json was measured with: a new floor judges it again without a new engine."""
+
+
+def _measured_before(workspace: Workspace, loaded: Mapping[str, Any]) -> EngineMeasurement | None:
+    """The checkpoint's measurement, when it was taken with exactly these inputs."""
+    from tuners.validate.schema import EngineMeasurement
+
+    stamp, found = workspace.path(*STAMP), workspace.path("validation", "quantized.json")
+    if not stamp.exists() or not found.exists() or stamp.read_text() != fingerprint(loaded):
+        return None
+    return EngineMeasurement.model_validate_json(found.read_text())
 
 
 def check_machine(facts: Facts) -> None:

@@ -32,6 +32,7 @@ def test_demo_ends_with_a_validated_bundle(demo_run: DemoRun) -> None:
     assert found["validation"]["passed"]
     assert found["validation"]["kernel_mismatches"] == {}
     assert (root / "bundle" / "run.sh").exists()
+    assert (root / "bundle" / "report.html").stat().st_size > 10**6
     assert set(found["stages"]) == {
         "profile", "footprint", "search", "quantize", "measure-original", "validate", "export",
     }  # fmt: skip

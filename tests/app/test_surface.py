@@ -41,9 +41,18 @@ SURFACE: dict[str, set[str]] = {
         "--offline", "--yes", "-y", "--dry-run", "--json", "--quiet", "-q",
     },
     "front": {"--run", "--budget", "--plan-out", "--json"},
+    "auto": SERVING
+    | {
+        "--budget", "--max-budget", "--task", "--use", "--floor", "--gpu", "--count", "--formats", "--trials",
+        "--max-trials", "--attempts", "--min-context", "--seed", "--calibration-samples", "--revision",
+        "--trust-remote-code", "--run", "--resume", "--no-resume", "--offline", "--yes", "-y", "--dry-run",
+        "--json", "--quiet", "-q",
+    },
     "quantize": STAGE,
     "validate": STAGE,
     "export": STAGE,
+    "gguf": {"--run", "--out", "--json", "--quiet", "-q"},
+    "report": {"--run", "--html", "--markdown", "--json"},
     "demo": {
         "--budget", "--trials", "--seed", "--through", "--run", "--resume", "--no-resume", "--json",
         "--quiet", "-q",
@@ -52,6 +61,7 @@ SURFACE: dict[str, set[str]] = {
         "--model", "--gpu", "--format", "--gpu-memory-utilization", "--kv-cache-memory", "--save",
         "--trust-remote-code", "--offline", "--json",
     },
+    "mcp": {"--directory"},
     "runs": {"--json"},
     "doctor": {"--json"},
     "schema": set(),

@@ -10,6 +10,7 @@ import pytest
 
 from advisor.bundle import write_bundle
 from profiles.footprint.schema import ServingSpec
+from profiles.hardware.schema import Device
 from tests.validate.examples import (
     cpu_device,
     hardware,
@@ -19,7 +20,7 @@ from tests.validate.examples import (
     predictions,
     units,
 )
-from tuners.validate.report import compare
+from tuners.validate.report import compare, planned_kernel
 
 Writer = Callable[..., list[Path]]
 
@@ -37,20 +38,24 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def write(tmp_path: Path, checkpoint: Path) -> Writer:
-    """Write the example's bundle; keywords replace arguments, `floor` the report's."""
+    """Write the example's bundle; keywords replace arguments, `floor` and `device` the report's."""
 
-    def _write(out: Path | None = None, *, floor: float = 1.05, **changes: Any) -> list[Path]:
+    def _write(
+        out: Path | None = None, *, floor: float = 1.05, device: Device | None = None, **changes: Any
+    ) -> list[Path]:
+        target = device or cpu_device()
+        kernels = {u.name: planned_kernel(u, plan().formats[u.name], target) for u in units()}
         report = compare(
-            measurement(quantized=False),
-            measurement(),
+            measurement(quantized=False, dtype="bfloat16" if device else "float32"),
+            measurement(kernels=kernels, dtype="bfloat16" if device else "float32"),
             plan=plan(),
             units=units(),
-            device=cpu_device(),
+            device=target,
             predicted=predictions(),
             floor=floor,
         )
         arguments: dict[str, Any] = {
-            "checkpoint": checkpoint, "model": model(), "hardware": hardware(), "plan": plan(),
+            "checkpoint": checkpoint, "model": model(), "hardware": hardware(target), "plan": plan(),
             "units": units(), "report": report, "task_name": "generic",
             "serving": ServingSpec(max_num_seqs=8, kv_cache_memory_bytes=2**29),
         }  # fmt: skip

@@ -13,7 +13,9 @@ from tests.bundle.conftest import Writer
 
 EXPECTED = {
     "serve.yaml", "env.sh", "run.sh", "compose.yaml", "README.md", "plan.yaml", "validation.json",
-    "recipe.yaml", "bundle.json", "model/config.json", "model/model.safetensors", "model/recipe.yaml",
+    "recipe.yaml", "bundle.json", "provenance.json", "deploy/targets.json", "deploy/tiny-64-6-bits.service",
+    "deploy/llama.cpp/quantize.sh", "deploy/llama.cpp/Modelfile",
+    "model/config.json", "model/model.safetensors", "model/recipe.yaml",
 }  # fmt: skip
 
 

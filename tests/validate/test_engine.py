@@ -112,6 +112,17 @@ def test_everything_is_measured_and_told(measured: Measured) -> None:
     assert ends[-1] == 100
 
 
+def test_the_engine_was_checked(measured: Measured) -> None:
+    found, _, _ = measured
+
+    assert found.checks is not None
+    assert found.checks.asked_twice == found.checks.same_answers == 1
+    assert found.checks.chat_template_sha256 is None
+    assert (found.checks.long_tokens, found.checks.long_ok) == (251, True)
+    assert [p.concurrency for p in found.load] == [1, 4]  # sixteen at once is more than max_num_seqs
+    assert all(p.ttft_ms > 0 and p.itl_ms > 0 and p.output_tokens_s > 0 for p in found.load)
+
+
 def test_nothing_is_left_running(measured: Measured) -> None:
     _, _, out = measured
     mine = [

@@ -21,7 +21,9 @@ from tuners.child import peak_rss_bytes
 from tuners.engine.arguments import engine_arguments, measuring_environment
 from tuners.engine.dtype import cpu_dtype
 from tuners.events import Emit, Message, Progress, Ticker
+from tuners.validate.checks import prompt_ids, run_checks
 from tuners.validate.distributions import TopK, from_prompt_logprobs, top1_agreement, truncated_kl
+from tuners.validate.load import measure_load
 from tuners.validate.schema import EngineMeasurement
 from tuners.validate.speed import Speed, measure_speed
 from tuners.validate.windows import cut_windows, windows_key
@@ -70,6 +72,10 @@ class _Engine:
     def max_model_len(self) -> int:
         return int(self.llm.llm_engine.vllm_config.model_config.max_model_len)
 
+    @property
+    def max_num_seqs(self) -> int:
+        return int(self.llm.llm_engine.vllm_config.scheduler_config.max_num_seqs)
+
 
 def measure(spec: MeasureSpec, emit: Emit) -> EngineMeasurement:
     """Start the engine on the checkpoint and measure everything that validation compares."""
@@ -88,7 +94,26 @@ def measure(spec: MeasureSpec, emit: Emit) -> EngineMeasurement:
         decode_tokens=min(spec.decode_tokens, engine.max_model_len // 2),
         seed=spec.seed,
     )
-    found = _read_out(engine, spec, top, kl, top1, generations, speed)
+    emit(Progress(stage=STAGE, done=0, text="checking: same answer twice, stop token, long prompt, load"))
+    checks = run_checks(
+        engine.llm,
+        tokenizer,
+        spec.prompts,
+        vocab_size=engine.vocab_size,
+        max_model_len=engine.max_model_len,
+        seed=spec.seed,
+    )
+    load = measure_load(
+        engine.llm,
+        vocab_size=engine.vocab_size,
+        max_num_seqs=engine.max_num_seqs,
+        kv_tokens=int(engine.cache.kv_cache_size_tokens or 0),
+        max_model_len=engine.max_model_len,
+        seed=spec.seed,
+    )
+    found = _read_out(engine, spec, top, kl, top1, generations, speed).model_copy(
+        update={"checks": checks, "load": load}
+    )
     if spec.out_path:
         _write(found, Path(spec.out_path))
     return found
@@ -216,17 +241,9 @@ def _generate(engine: _Engine, spec: MeasureSpec, tokenizer: Any, emit: Emit) ->
         return ()
     emit(Progress(stage=STAGE, done=0, text=f"generating {len(spec.prompts)} answers"))
     params = SamplingParams(max_tokens=spec.generate_tokens, temperature=0, seed=spec.seed)
-    prompts = [{"prompt_token_ids": _prompt_ids(tokenizer, p)} for p in spec.prompts]
+    prompts = [{"prompt_token_ids": prompt_ids(tokenizer, p)} for p in spec.prompts]
     outputs = engine.llm.generate(prompts, params, use_tqdm=False)
     return tuple(o.outputs[0].text for o in outputs)
-
-
-def _prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
-    if not getattr(tokenizer, "chat_template", None):
-        return list(tokenizer(prompt)["input_ids"])
-    turns = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _read_out(

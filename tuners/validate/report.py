@@ -10,6 +10,7 @@ from profiles.formats import get_format
 from profiles.formats.kernels import kernel_support
 from profiles.hardware.schema import Device
 from tuners.plan import PrecisionPlan, Unit
+from tuners.validate.behaviour import behaviour_gates, load_lines
 from tuners.validate.generations import degenerate_count
 from tuners.validate.schema import EngineMeasurement, Gate, Line, Predictions, ValidationReport
 
@@ -60,6 +61,7 @@ def compare(
         *_memory_lines(quantized, predicted),
         *_quality_lines(original, quantized, predicted, ratio, floor),
         *_speed_lines(original, quantized),
+        *load_lines(original, quantized),
     )
     gates = tuple(_gates(original, quantized, lines, mismatches, len(units), ratio, floor))
     return ValidationReport(
@@ -233,6 +235,7 @@ def _gates(
             reason=f"{after} of {len(quantized.generations)} answers are empty or endless repetition, "
             f"{before} of the original's",
         )
+    yield from behaviour_gates(original, quantized)
 
 
 def _kernel_gate(mismatches: dict[str, tuple[str, str]], unit_count: int) -> Gate:

@@ -5,6 +5,28 @@ from __future__ import annotations
 from profiles.provenance import Contract
 
 
+class EngineChecks(Contract):
+    """How the engine behaved: counts of prompts. `leaked`: short answers with chat markers in their text."""
+
+    asked_twice: int
+    same_answers: int
+    asked_to_stop: int
+    stopped: int
+    leaked: int
+    chat_template_sha256: str | None
+    long_tokens: int
+    long_ok: bool
+
+
+class LoadPoint(Contract):
+    """Medians over `concurrency` requests that were given at once."""
+
+    concurrency: int
+    ttft_ms: float
+    itl_ms: float
+    output_tokens_s: float
+
+
 class EngineMeasurement(Contract):
     """What one engine process (original or quantized checkpoint) showed. Bytes, tokens, seconds.
 
@@ -36,6 +58,8 @@ class EngineMeasurement(Contract):
     decode_tokens_s: float = 0.0
     ttft_ms: float = 0.0
     itl_ms: float = 0.0
+    checks: EngineChecks | None = None
+    load: tuple[LoadPoint, ...] = ()
     log_path: str | None = None
 
 
