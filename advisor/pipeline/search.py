@@ -38,7 +38,7 @@ def search_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, unit_budg
         fixed_bytes=facts.fixed_bytes,
         budget_bytes=unit_budget_bytes,
         task=facts.task,
-        settings=SearchSettings(trials=inputs.trials, seed=inputs.seed),
+        settings=SearchSettings(trials=inputs.trials, seed=inputs.seed, seq_len=facts.task.seq_len),
         cache_dir=cache_dir(),
         trust_remote_code=inputs.trust_remote_code,
     )

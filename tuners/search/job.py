@@ -9,12 +9,14 @@ from pathlib import Path
 
 import torch
 
+from profiles.tasks.schema import SplitName
 from tuners.child import child_main, peak_rss_bytes
 from tuners.evaluate import Evaluator, paired_difference
 from tuners.events import Emit, FrontPoint, Message, Progress, StageFinished, StageStarted, Ticker
 from tuners.model import cache
 from tuners.model.calibrate import build_variants
 from tuners.model.host import ModelHost
+from tuners.model.items import Sequences, task_sequences
 from tuners.model.variants import VariantStore
 from tuners.plan import PrecisionPlan, uniform
 from tuners.search.schema import Comparison, MeasuredPlan, SearchResult, SearchSpec
@@ -43,26 +45,41 @@ class _Search:
         for dropped in cache.trim(root, self.cache, cache.limit_bytes()):
             emit(Message(stage="load", text=f"cache over its limit: {dropped.name} removed"))
         self.store = VariantStore(self.host, self.cache / "variants", self.set.variant_memory_bytes)
-        texts, seq = spec.task.splits, self.set.seq_len
         self.calibration = self.host.tokenise(
-            texts.search, seq_len=seq, max_sequences=self.set.calibration_sequences
+            spec.task.splits.search,
+            seq_len=self.set.seq_len,
+            max_sequences=self.set.calibration_sequences,
         )
-        search_ids = self.calibration[: self.set.search_sequences]
-        self.search = self._evaluator("search", search_ids)
-        self.select = self._evaluator(
-            "select", self.host.tokenise(texts.select, seq_len=seq, max_sequences=self.set.select_sequences)
-        )
-        self.evaluate = self._evaluator(
-            "evaluate",
-            self.host.tokenise(texts.evaluate, seq_len=seq, max_sequences=self.set.evaluate_sequences),
-        )
+        self.scored = self._sequences("search", self.set.search_sequences)
+        self.search = self._evaluator("search", self.scored)
+        self.select = self._evaluator("select", self._sequences("select", self.set.select_sequences))
+        self.evaluate = self._evaluator("evaluate", self._sequences("evaluate", self.set.evaluate_sequences))
         # validation measures the same tokens in the engine, so that the two numbers may be compared
         _write(spec.run_dir / "evaluate_ids.json", json.dumps(self.evaluate.ids.tolist()))
+        if self.evaluate.weights is not None:
+            counted = json.dumps(self.evaluate.weights.tolist())
+            _write(spec.run_dir / "evaluate_weights.json", counted)
         emit(StageFinished(stage="load", title="load the model", seconds=time.monotonic() - start))
 
-    def _evaluator(self, split: str, ids: torch.Tensor) -> Evaluator:
+    def _sequences(self, split: SplitName, count: int) -> Sequences:
+        """The task's own sequences; the loss counts its answer tokens where it has answers."""
+        found = task_sequences(
+            self.host, self.spec.task, split, seq_len=self.set.seq_len, max_sequences=count
+        )
+        if found.skipped:
+            text = f"{found.skipped} {split} item(s) longer than {self.set.seq_len} tokens left out"
+            self.emit(Message(stage="load", level="warning", text=text))
+        return found
+
+    def _evaluator(self, split: str, found: Sequences) -> Evaluator:
         return Evaluator(
-            self.host, self.store, ids, self.cache / "reference", split, batch_size=self.set.batch_size
+            self.host,
+            self.store,
+            found.ids,
+            self.cache / "reference",
+            split,
+            batch_size=self.set.batch_size,
+            weights=found.weights,
         )
 
     def _key(self) -> str:
@@ -73,6 +90,8 @@ class _Search:
             digest.update(f"{file.name}:{stat.st_size}:{stat.st_mtime_ns}".encode())
         for text in self.spec.task.splits.search:
             digest.update(text.encode())
+        for part in self.spec.task.parts:
+            digest.update(f"{part.name}:{part.weight}".encode())
         digest.update(
             f"{self.set.seq_len}:{self.set.calibration_sequences}:{self.set.gptq_damping}:{torch.__version__}".encode()
         )
@@ -118,9 +137,11 @@ class _Search:
 
     def sensitivity(self) -> SensitivityTable:
         """KL of every cell, then the cheap signals; a stopped run goes on at the next cell."""
-        ids = self.calibration[: self.set.sensitivity_sequences]
-        path = self.cache / f"sensitivity-{len(ids)}.jsonl"
-        done = self.cache / f"sensitivity-{len(ids)}.json"
+        measured = self.scored.head(self.set.sensitivity_sequences)
+        ids, weights = measured.ids, measured.weights
+        kind = "" if weights is None else "-answers"
+        path = self.cache / f"sensitivity{kind}-{len(ids)}.jsonl"
+        done = self.cache / f"sensitivity{kind}-{len(ids)}.json"
         wanted = {(u.name, f) for u in self.spec.units for f in u.options if f != "BF16"}
         if done.exists():
             table = SensitivityTable.model_validate_json(done.read_text())
@@ -139,12 +160,13 @@ class _Search:
         )
         log = CellLog(path)
         start = time.monotonic()
-        measure_kl(self.host, self.store, ids, log, emit=self.emit)
+        measure_kl(self.host, self.store, ids, log, emit=self.emit, weights=weights)
         fisher = measure_gdy2(
             self.host,
             self.store,
             ids,
             seed=self.set.seed,
+            weights=weights,
             progress=lambda n, t: self.emit(
                 Progress(stage="sensitivity", done=n, total=t, text="gradient signal, sequences")
             ),

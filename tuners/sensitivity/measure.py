@@ -25,6 +25,7 @@ def measure_kl(
     *,
     emit: Emit,
     eight_bit_share: float = 0.5,
+    weights: Tensor | None = None,
 ) -> float:
     """KL of the model with one unit changed, for every (unit, format) not in `log` yet.
 
@@ -55,7 +56,8 @@ def measure_kl(
             eight = get_format(fmt).weight_bits >= 8
             with store.installed({unit.name: fmt}):
                 out = host.logits_from(block, ids[:few] if eight else ids, few_inputs if eight else inputs)
-            losses = compare(out, reference, ids[: len(out)])
+            counted = None if weights is None else weights[: len(out)]
+            losses = compare(out, reference, ids[: len(out)], counted)
             cells.append(
                 Cell(
                     unit=unit.name,
@@ -98,6 +100,7 @@ def measure_gdy2(
     *,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    weights: Tensor | None = None,
 ) -> dict[tuple[str, str], float]:
     """Half the mean over tokens of (g . dy)^2 for every (unit, format), from one backward pass a sequence.
 
@@ -109,19 +112,25 @@ def measure_gdy2(
     sums: dict[tuple[str, str], float] = {}
     units = list(host.units.values())
     for row in range(len(ids)):
-        seen = _backward(host, ids[row : row + 1], units, rng)
+        counted = None if weights is None else weights[row]
+        seen = backward(host, ids[row : row + 1], units, rng, counted)
         for unit in units:
             for fmt in unit.options:
                 if fmt != "BF16":
-                    value = _projection(host, store, unit, fmt, seen)
+                    value = projection(host, store, unit, fmt, seen)
                     sums[unit.name, fmt] = sums.get((unit.name, fmt), 0.0) + value
         if progress is not None:
             progress(row + 1, len(ids))
-    return {key: 0.5 * value / ids.numel() for key, value in sums.items()}
+    tokens = float(ids.numel() if weights is None else weights.sum())
+    return {key: 0.5 * value / tokens for key, value in sums.items()}
 
 
-def _backward(
-    host: ModelHost, ids: Tensor, units: Sequence[Unit], rng: torch.Generator
+def backward(
+    host: ModelHost,
+    ids: Tensor,
+    units: Sequence[Unit],
+    rng: torch.Generator,
+    weights: Tensor | None = None,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Linear name to (input, gradient of its output), both (tokens, features), for one sequence."""
     inputs: dict[str, Tensor] = {}
@@ -147,7 +156,8 @@ def _backward(
                 labels = torch.multinomial(torch.softmax(logits, -1).cpu(), 1, generator=rng).to(
                     logits.device
                 )
-            (-torch.log_softmax(logits, -1).gather(-1, labels).sum()).backward()
+            loss = -torch.log_softmax(logits, -1).gather(-1, labels).squeeze(-1)
+            (loss if weights is None else loss * weights.to(loss.device).sqrt()).sum().backward()
     finally:
         for handle in handles:
             handle.remove()
@@ -155,7 +165,7 @@ def _backward(
 
 
 @torch.no_grad()
-def _projection(
+def projection(
     host: ModelHost, store: VariantStore, unit: Unit, fmt: str, seen: dict[str, tuple[Tensor, Tensor]]
 ) -> float:
     """Sum over tokens of (g . dy)^2 for the unit's linears together."""
