@@ -14,7 +14,8 @@ from advisor.workspace import Workspace
 from profiles.errors import UsageError
 
 if TYPE_CHECKING:
-    from tuners.search.schema import SearchResult, SearchSpec
+    from profiles.tasks.schema import TaskProfile
+    from tuners.search.schema import SearchResult, SearchSettings, SearchSpec
 
 OUTPUTS = ("search.json", "plan.yaml", "sensitivity.json", "study.db")
 
@@ -26,9 +27,31 @@ def cache_dir() -> Path:
     return user_cache_path("advisor") / "search"
 
 
+LEAST_SEQUENCES = {
+    "calibration_sequences": 8,
+    "sensitivity_sequences": 2,
+    "search_sequences": 8,
+    "select_sequences": 8,
+    "evaluate_sequences": 8,
+}
+"""Fewest sequences of each kind for a task whose items need longer ones."""
+
+
+def settings_for(inputs: RunInputs, task: TaskProfile) -> SearchSettings:
+    """The search's settings: a task of longer sequences gets fewer of them, for about the same tokens."""
+    from tuners.search.schema import SearchSettings
+
+    base = SearchSettings(trials=inputs.trials, seed=inputs.seed)
+    scale = base.seq_len / task.seq_len
+    if scale >= 1:
+        return base
+    fewer = {name: max(least, round(getattr(base, name) * scale)) for name, least in LEAST_SEQUENCES.items()}
+    return base.model_copy(update={**fewer, "seq_len": task.seq_len})
+
+
 def search_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, unit_budget_bytes: int) -> SearchSpec:
     """What the child is asked."""
-    from tuners.search.schema import SearchSettings, SearchSpec
+    from tuners.search.schema import SearchSpec
 
     return SearchSpec(
         run_dir=workspace.root.resolve(),
@@ -38,7 +61,7 @@ def search_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, unit_budg
         fixed_bytes=facts.fixed_bytes,
         budget_bytes=unit_budget_bytes,
         task=facts.task,
-        settings=SearchSettings(trials=inputs.trials, seed=inputs.seed, seq_len=facts.task.seq_len),
+        settings=settings_for(inputs, facts.task),
         cache_dir=cache_dir(),
         trust_remote_code=inputs.trust_remote_code,
     )

@@ -15,7 +15,7 @@ Sensitivity = Literal["low", "medium", "high"]
 SplitName = Literal["search", "select", "evaluate"]
 """A scores and searches, B selects among finalists, C reports: never mixed."""
 
-ScorerName = Literal["choice", "exact", "final-number", "run", "json", "overlap", "next-token"]
+ScorerName = Literal["choice", "exact", "final-answer", "run", "json", "overlap", "next-token"]
 """How an evaluation item is scored, see profiles/tasks/scorers.py."""
 
 
@@ -55,6 +55,7 @@ class EvaluationItem(Contract):
 
     prompt: str
     answer: str
+    scorer: ScorerName
     choices: tuple[str, ...] = ()
     check: str = ""  # code: assertions to run after the function
 
@@ -106,7 +107,6 @@ class TaskProfile(Contract):
     quality_floor_source: str = ""
     prior_losses: tuple[PriorLoss, ...] = ()
     own_texts: bool = True  # False: the texts are the generic set's, not the task's own
-    scorer: ScorerName = "next-token"
     items: tuple[EvaluationItem, ...] = ()  # of the evaluate split: scored, never searched or calibrated on
     seq_len: int = Field(default=128, ge=16)  # tokens of one measured sequence: whole items are packed in it
     parts: tuple[TaskPart, ...] = ()  # of a mixture

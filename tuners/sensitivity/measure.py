@@ -113,11 +113,11 @@ def measure_gdy2(
     units = list(host.units.values())
     for row in range(len(ids)):
         counted = None if weights is None else weights[row]
-        seen = backward(host, ids[row : row + 1], units, rng, counted)
+        seen = _backward(host, ids[row : row + 1], units, rng, counted)
         for unit in units:
             for fmt in unit.options:
                 if fmt != "BF16":
-                    value = projection(host, store, unit, fmt, seen)
+                    value = _projection(host, store, unit, fmt, seen)
                     sums[unit.name, fmt] = sums.get((unit.name, fmt), 0.0) + value
         if progress is not None:
             progress(row + 1, len(ids))
@@ -125,7 +125,7 @@ def measure_gdy2(
     return {key: 0.5 * value / tokens for key, value in sums.items()}
 
 
-def backward(
+def _backward(
     host: ModelHost,
     ids: Tensor,
     units: Sequence[Unit],
@@ -165,7 +165,7 @@ def backward(
 
 
 @torch.no_grad()
-def projection(
+def _projection(
     host: ModelHost, store: VariantStore, unit: Unit, fmt: str, seen: dict[str, tuple[Tensor, Tensor]]
 ) -> float:
     """Sum over tokens of (g . dy)^2 for the unit's linears together."""
