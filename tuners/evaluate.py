@@ -82,9 +82,7 @@ class Evaluator:
             for rows, batch in self._batches():
                 logits = self.host.logits(batch)
                 stored = torch.from_numpy(reference[self._counted(rows)])
-                yield compare(
-                    logits, stored, batch, None if self.weights is None else self.weights[rows]
-                )
+                yield compare(logits, stored, batch, None if self.weights is None else self.weights[rows])
 
     def quality(self, formats: Mapping[str, str]) -> Quality:
         """A plan measured on the whole split."""

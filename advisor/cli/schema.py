@@ -19,6 +19,7 @@ CONTRACTS: dict[str, str] = {
     "footprint": "profiles.footprint.schema:Footprint",
     "unit": "tuners.plan:Unit",
     "plan": "tuners.plan:PrecisionPlan",
+    "sensitivity": "tuners.sensitivity.task_schema:TasksResult",
     "inputs": "advisor.pipeline.inputs:RunInputs",
     "stage": "advisor.workspace:StageRecord",
     "validation": "tuners.validate.schema:ValidationReport",

@@ -5,6 +5,7 @@ Standard library alone, run as a script with `python -I`.
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import json
 import os
@@ -12,6 +13,8 @@ import resource
 import signal
 import sys
 import time
+
+PASSED = "passed every check"
 
 
 def main() -> None:
@@ -31,7 +34,7 @@ def attempt(program: str, seconds: int, memory_bytes: int) -> str:
         try:
             os.setsid()
             limit(seconds, memory_bytes)
-            reason = check(program)
+            reason = check(program) or PASSED
         except BaseException as exc:
             reason = f"{type(exc).__name__}: {exc}"[:200]
         finally:
@@ -42,6 +45,8 @@ def attempt(program: str, seconds: int, memory_bytes: int) -> str:
         return outcome(pid, read_fd, 3.0 * seconds)
     finally:
         os.close(read_fd)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)  # whatever the program left running
 
 
 def outcome(pid: int, read_fd: int, patience: float) -> str:
@@ -52,13 +57,15 @@ def outcome(pid: int, read_fd: int, patience: float) -> str:
         if done:
             break
         if time.monotonic() > end:
-            os.killpg(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             return "took too long"
         time.sleep(0.002)
     if os.WIFSIGNALED(status):
         return f"ended by signal {os.WTERMSIG(status)}"
-    return os.read(read_fd, 4096).decode("utf-8", "replace")
+    said = os.read(read_fd, 4096).decode("utf-8", "replace")
+    return "" if said == PASSED else said or "ended early"
 
 
 def limit(seconds: int, memory_bytes: int) -> None:

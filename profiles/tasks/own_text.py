@@ -203,9 +203,7 @@ def _question(item: dict[str, object], where: str) -> Document:
     prompt, answer = (_string(item[key], key, where) for key in ("prompt", "answer"))
     raw = item.get("choices", [])
     if not isinstance(raw, list) or (raw and answer not in raw):
-        raise UsageError(
-            "'choices' must be a list that holds the answer", where=where, got=f"{raw!r:.80}"
-        )
+        raise UsageError("'choices' must be a list that holds the answer", where=where, got=f"{raw!r:.80}")
     choices = tuple(_string(choice, "choices", where) for choice in raw)
     return Document(
         text=f"{prompt}\n{answer}",

@@ -159,7 +159,13 @@ def bundled_items(name: str, scorer: ScorerName) -> tuple[EvaluationItem, ...]:
         choices, check = row.get("choices", ()), row.get("check", "")
         found.append(
             EvaluationItem.model_validate(
-                {"prompt": text[:at], "answer": text[at:], "scorer": scorer, "choices": choices, "check": check}
+                {
+                    "prompt": text[:at],
+                    "answer": text[at:],
+                    "scorer": scorer,
+                    "choices": choices,
+                    "check": check,
+                }
             )
         )
     return tuple(found)

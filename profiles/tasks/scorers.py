@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from profiles.tasks.limited import run_programs
 from profiles.tasks.schema import EvaluationItem, ScorerName
 
-FINAL = re.compile(r"the answer is[:\s]*(.+)", re.IGNORECASE)
+FINAL = re.compile(r"the answer is[:\s]*", re.IGNORECASE)
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 STOPS: dict[ScorerName, str] = {
     "exact": "\n",
@@ -40,9 +40,7 @@ def score_answers(items: Sequence[EvaluationItem], answers: Sequence[str]) -> li
     return out
 
 
-def _pairs(
-    items: Sequence[EvaluationItem], answers: Sequence[str]
-) -> list[tuple[EvaluationItem, str]]:
+def _pairs(items: Sequence[EvaluationItem], answers: Sequence[str]) -> list[tuple[EvaluationItem, str]]:
     return list(zip(items, answers, strict=True))
 
 
@@ -71,10 +69,10 @@ def final_answer(item: EvaluationItem, answer: str) -> float:
 
 
 def _final(text: str) -> str | None:
-    found = FINAL.findall(text)
-    if not found:
+    parts = FINAL.split(text)
+    if len(parts) < 2:
         return None
-    last = found[-1].strip().rstrip(".")
+    last = parts[-1].strip().partition("\n")[0].rstrip(".")
     number = NUMBER.match(last)
     return str(float(number[0].replace(",", ""))) if number else " ".join(_words(last))
 

@@ -49,9 +49,7 @@ def task_sequences(
         if share
     ]
     ids = torch.cat([m.ids for m in made])
-    weights = torch.cat(
-        [torch.ones(m.ids.shape) if m.weights is None else m.weights for m in made]
-    )
+    weights = torch.cat([torch.ones(m.ids.shape) if m.weights is None else m.weights for m in made])
     # every prefix holds the parts in about the proportion of the whole
     places = torch.tensor([(i + 0.5) / len(m) for m in made for i in range(len(m))])
     order = torch.argsort(places, stable=True)

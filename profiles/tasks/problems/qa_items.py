@@ -25,7 +25,9 @@ def _asked(passage: str, question: str, answer: str, genre: str) -> Row:
 def jobs(r: Random) -> Row:
     """Two people with jobs in two towns."""
     (a, b), (x, y), (s, t) = r.sample(NAMES, 2), r.sample(JOBS, 2), r.sample(TOWNS, 2)
-    passage = f"{a} is {article(x)} in {s}. {b}, {article(y)}, moved to {t} last year and visits {a} every month."
+    passage = (
+        f"{a} is {article(x)} in {s}. {b}, {article(y)}, moved to {t} last year and visits {a} every month."
+    )
     question, answer = r.choice(
         (
             (f"What is {a}'s job?", x),
@@ -78,8 +80,7 @@ def pets(r: Random) -> Row:
     owner, town, pet = r.choice(NAMES), r.choice(TOWNS), r.choice(PETS)
     called, age = r.choice(("Biscuit", "Pepper", "Mango", "Pixel", "Clover", "Ziggy")), r.randint(2, 14)
     passage = (
-        f"In {town}, {owner} keeps a {pet} called {called}. "
-        f"The animal is {age} years old and sleeps all day."
+        f"In {town}, {owner} keeps a {pet} called {called}. The animal is {age} years old and sleeps all day."
     )
     question, answer = r.choice(
         (

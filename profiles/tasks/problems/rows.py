@@ -15,7 +15,7 @@ def a(word: str) -> str:
 
 
 def row(genre: str, before: str, answer: str, ask: str, **more: object) -> Row:
-    """`before` leads up to the answer, `ask` is the same question for a chat; `more` is for scorer and test."""
+    """`before` leads up to the answer, `ask` is the question for a chat, `more` is for scorer and test."""
     return {"genre": genre, "prompt": ask, "text": before + answer, "answer": answer, **more}
 
 

@@ -18,7 +18,14 @@ COLOUR = (
     "The mood was calm throughout.",
     "A similar event took place some years ago.",
 )
-CAUSES = ("a burst pipe", "a short circuit", "a fallen tree", "a broken lift", "a gas leak", "a flooded cellar")
+CAUSES = (
+    "a burst pipe",
+    "a short circuit",
+    "a fallen tree",
+    "a broken lift",
+    "a gas leak",
+    "a flooded cellar",
+)
 PROJECTS = ("playground", "footbridge", "solar roof", "bus shelter", "reading room", "cycle path")
 
 

@@ -21,7 +21,13 @@ TOOLS: dict[str, dict[str, str | list[str]]] = {
 """Tool to its arguments and their JSON type, or the values that one may have."""
 CURRENCIES = ("EUR", "USD", "GBP", "JPY", "CHF", "SEK")
 LABELS = ("tea", "pasta", "laundry", "bread", "stretching", "eggs")
-TEXTS = ("I am running late", "dinner is ready", "the meeting moved to noon", "please call me", "we won the match")
+TEXTS = (
+    "I am running late",
+    "dinner is ready",
+    "the meeting moved to noon",
+    "please call me",
+    "we won the match",
+)
 ARTISTS = ("Nina Simone", "Daft Punk", "Johann Sebastian Bach", "Fela Kuti", "Björk", "Miles Davis")
 ROOMS = ("kitchen", "hall", "bedroom", "garage", "study", "bathroom")
 

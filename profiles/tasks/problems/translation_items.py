@@ -52,14 +52,30 @@ ARTICLES = {
 }
 LANGUAGES = {"fr": "French", "de": "German", "es": "Spanish"}
 PEOPLE = ("Anna", "Paul", "Maria", "Thomas", "Julia", "David")
-DRINKS = {"water": ("de l'eau", "Wasser", "agua"), "milk": ("du lait", "Milch", "leche"),
-          "coffee": ("du café", "Kaffee", "café"), "tea": ("du thé", "Tee", "té")}  # fmt: skip
-TIMES = {"today": ("aujourd'hui", "heute", "hoy"), "every day": ("tous les jours", "jeden Tag", "todos los días"),
-         "often": ("souvent", "oft", "a menudo")}  # fmt: skip
-PLACES = {"Berlin": ("Berlin", "Berlin", "Berlín"), "Paris": ("Paris", "Paris", "París"),
-          "Madrid": ("Madrid", "Madrid", "Madrid"), "Vienna": ("Vienne", "Wien", "Viena")}  # fmt: skip
-NUMBERS = {"two": ("deux", "zwei", "dos"), "three": ("trois", "drei", "tres"), "four": ("quatre", "vier", "cuatro"),
-           "five": ("cinq", "fünf", "cinco"), "six": ("six", "sechs", "seis")}  # fmt: skip
+DRINKS = {
+    "water": ("de l'eau", "Wasser", "agua"),
+    "milk": ("du lait", "Milch", "leche"),
+    "coffee": ("du café", "Kaffee", "café"),
+    "tea": ("du thé", "Tee", "té"),
+}
+TIMES = {
+    "today": ("aujourd'hui", "heute", "hoy"),
+    "every day": ("tous les jours", "jeden Tag", "todos los días"),
+    "often": ("souvent", "oft", "a menudo"),
+}
+PLACES = {
+    "Berlin": ("Berlin", "Berlin", "Berlín"),
+    "Paris": ("Paris", "Paris", "París"),
+    "Madrid": ("Madrid", "Madrid", "Madrid"),
+    "Vienna": ("Vienne", "Wien", "Viena"),
+}
+NUMBERS = {
+    "two": ("deux", "zwei", "dos"),
+    "three": ("trois", "drei", "tres"),
+    "four": ("quatre", "vier", "cuatro"),
+    "five": ("cinq", "fünf", "cinco"),
+    "six": ("six", "sechs", "seis"),
+}
 ORDER = ("fr", "de", "es")
 
 
@@ -70,7 +86,7 @@ def _ask(english: str, language: str, translated: str, genre: str) -> Row:
 
 
 def predicate(noun: Noun, adjective: str, language: str) -> str:
-    """"The house is small." with the article and the ending that the noun asks for."""
+    """ "The house is small." with the article and the ending that the noun asks for."""
     words = ADJECTIVES[adjective]
     if language == "fr":
         return f"{ARTICLES['fr'][noun.fr_gender]} {noun.fr} est {words[noun.fr_gender == 'f']}."
@@ -87,7 +103,12 @@ def described(r: Random) -> Row:
 
 def drinks(r: Random) -> Row:
     """NAME drinks X TIME."""
-    who, drink, when, language = r.choice(PEOPLE), r.choice(sorted(DRINKS)), r.choice(sorted(TIMES)), r.choice(ORDER)
+    who, drink, when, language = (
+        r.choice(PEOPLE),
+        r.choice(sorted(DRINKS)),
+        r.choice(sorted(TIMES)),
+        r.choice(ORDER),
+    )
     at = ORDER.index(language)
     what, time = DRINKS[drink][at], TIMES[when][at]
     english = f"{who} often drinks {drink}." if when == "often" else f"{who} drinks {drink} {when}."

@@ -58,18 +58,21 @@ def code_rows() -> list[Row]:
     for source in functions():
         prompt = source.split('"""')[1].split("\n")[0]
         rows.append(_code_row("written", prompt, source, ""))
-    for item in code_items(SEED)[: NEEDED - len(rows)]:
-        rows.append(_code_row(item.kind, item.prompt, item.solution, "\n".join(item.checks)))
+    rows.extend(
+        _code_row(item.kind, item.prompt, item.solution, "\n".join(item.checks))
+        for item in code_items(SEED)[: NEEDED - len(rows)]
+    )
     Random(SEED).shuffle(rows)
     return rows
 
 
 def _code_row(genre: str, prompt: str, solution: str, checks: str) -> Row:
-    """The checks, the signature and its docstring are the question; the body of the function is the answer."""
+    """Checks, signature and docstring are the question; the body of the function is the answer."""
     lines = solution.splitlines(keepends=True)
     head = 1 + next(i for i, line in enumerate(lines) if line.startswith("def "))
     if lines[head].lstrip().startswith('"""'):
-        head = 1 + next(i for i in range(head, len(lines)) if lines[i].rstrip().endswith('"""') and i > head)
+        head += 1
+        head = 1 + next(i for i in range(head, len(lines)) if lines[i].rstrip().endswith('"""'))
     asked = f"Task: {prompt}\n" + (f"It must pass:\n{checks}\n" if checks else "")
     before = f"{asked}\n```python\n" + "".join(lines[:head]).removesuffix("\n")
     text = f"{asked}\n```python\n{solution}\n```"
