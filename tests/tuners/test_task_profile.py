@@ -25,10 +25,12 @@ from tuners.sensitivity.answers import fisher_row
 from tuners.sensitivity.crossing import conclude
 from tuners.sensitivity.task_schema import Correlation, Crossing, ProfileSettings, TasksResult, TasksSpec
 from tuners.sensitivity.tasks import Bench, run
+from tuners.solver import predicted_loss, solve
 
 
 def splits(seed: int, *, answers: bool) -> TextSplits:
-    texts = {name: tuple(sentences(24, seed + i)) for i, name in enumerate(("search", "select", "evaluate"))}
+    names = ("search", "select", "evaluate")
+    texts = {name: tuple(sentences(24, seed + i)) for i, name in enumerate(names)}
     # the last ten words are the answer
     starts = {name: tuple(len(" ".join(t.split()[:30])) for t in part) for name, part in texts.items()}
     return TextSplits.model_validate({**texts, "answers": starts if answers else {}})
@@ -42,7 +44,8 @@ def task(name: str, seed: int, *, answers: bool = True, **more: object) -> TaskP
     )
     fields: dict[str, object] = {
         "name": name, "title": name, "prior": "low", "prior_source": "test", "origin": "made by the test",
-        "licence": "Apache-2.0", "quality_floor_ppl_ratio": 1.5, "splits": found, "items": items, "seq_len": 84,
+        "licence": "Apache-2.0", "quality_floor_ppl_ratio": 1.5, "splits": found, "items": items,
+        "seq_len": 84,
     }  # fmt: skip
     return TaskProfile.model_validate(fields | more)
 
@@ -210,6 +213,18 @@ def test_a_clear_order_is_decided_by_few_samples_and_a_noisy_one_is_not(units: l
     assert sure == 1.0
     _, unsure = stopping.plan_certainty(units, samples(units, 2.5, 4), budget, **ask)  # type: ignore[arg-type]
     assert unsure < 0.9
+
+
+def test_the_greedy_plan_is_within_a_step_of_the_exact_one(units: list[Unit]) -> None:
+    scores = stopping.table(samples(units, 1.0, 3))
+    smallest = sum(u.bytes_as("W4A16_G128") for u in units)
+    largest = sum(u.bytes_as("BF16") for u in units)
+    for budget in np.linspace(smallest, largest, 25).astype(int):
+        quick, exact = stopping.greedy(units, scores, int(budget)), solve(units, scores, int(budget))
+        used = sum(u.bytes_as(quick[u.name]) for u in units)
+        assert used <= budget
+        step = max(max(scores[u.name].values()) for u in units)
+        assert predicted_loss(quick, scores) <= predicted_loss(exact, scores) + step
 
 
 def test_why_it_stopped() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
+from profiles.errors import InfeasibleError
 from tuners.plan import Unit
 from tuners.solver import predicted_loss, solve
 
@@ -39,19 +41,62 @@ def plan_certainty(
     """The plan of all sequences, and the share of resamples whose plan loses at most `tolerance` more.
 
     Plans that differ only between units of nearly equal price decide nothing, so plans are compared by
-    what they lose (under the scores of all sequences), not unit by unit.
+    what they lose (under the scores of all sequences), not unit by unit. The resamples are solved greedily,
+    so their yardstick is the greedy plan of all sequences; the plan that is returned is exact.
     """
     full = table(samples)
-    plan = solve(units, full, budget_bytes)
-    best = predicted_loss(plan, full)
+    best = predicted_loss(greedy(units, full, budget_bytes), full)
     count = len(next(iter(samples.values())))
     rng = np.random.default_rng(seed)
     alike = 0
     for _ in range(bootstraps):
         rows = rng.integers(0, count, count)
-        other = solve(units, table(samples, rows), budget_bytes)
+        other = greedy(units, table(samples, rows), budget_bytes)
         alike += predicted_loss(other, full) <= best * (1 + tolerance)
-    return plan, alike / bootstraps
+    return solve(units, full, budget_bytes), alike / bootstraps
+
+
+def greedy(
+    units: Sequence[Unit], scores: Mapping[str, Mapping[str, float]], budget_bytes: int
+) -> dict[str, str]:
+    """A plan within a step of the best one, in a millisecond: the steps of each unit's lower convex hull by
+    loss saved per byte, as long as they fit (the linear relaxation of the multiple-choice knapsack).
+
+    Raises:
+        InfeasibleError: even the cheapest formats exceed the budget.
+    """
+    steps: list[tuple[float, int, str, str, int]] = []
+    plan: dict[str, str] = {}
+    left = budget_bytes
+    for unit in units:
+        menu = sorted((unit.bytes_as(f), scores[unit.name].get(f, 0.0), f) for f in unit.options)
+        hull = [menu[0]]
+        for choice in menu[1:]:
+            if choice[1] >= hull[-1][1]:
+                continue
+            while len(hull) > 1 and _rate(hull[-2], hull[-1]) <= _rate(hull[-2], choice):
+                hull.pop()
+            if choice[0] == hull[-1][0]:
+                hull.pop()
+            hull.append(choice)
+        plan[unit.name] = hull[0][2]
+        left -= hull[0][0]
+        steps += [(-_rate(a, b), i, unit.name, b[2], b[0] - a[0]) for i, (a, b) in enumerate(pairwise(hull))]
+    if left < 0:
+        raise InfeasibleError("no plan fits the budget", got=f"{budget_bytes} bytes")
+    blocked: set[str] = set()
+    for _, _, name, fmt, cost in sorted(steps):
+        if name in blocked or cost > left:
+            blocked.add(name)
+            continue
+        plan[name] = fmt
+        left -= cost
+    return plan
+
+
+def _rate(cheap: tuple[int, float, str], dear: tuple[int, float, str]) -> float:
+    """Loss saved per byte between two choices of a unit."""
+    return (cheap[1] - dear[1]) / max(dear[0] - cheap[0], 1)
 
 
 def interval(
