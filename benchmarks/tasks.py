@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 
 from advisor.cli.sensitivity import make_spec
-from advisor.task_memory import cache_root
 from profiles.hardware import probe_cpu
 from profiles.models import read_model
 from profiles.tasks import load_task
@@ -28,9 +27,10 @@ from tuners.evaluate_schema import SequenceLoss
 from tuners.events import Event, Message
 from tuners.model.items import Sequences
 from tuners.plan import PrecisionPlan
+from tuners.sensitivity.bench import Bench
 from tuners.sensitivity.stopping import rank_correlation
-from tuners.sensitivity.task_schema import TaskSensitivity
-from tuners.sensitivity.tasks import Bench
+from tuners.sensitivity.task_schema import ProfileSettings, TaskSensitivity
+from tuners.sensitivity.tasks import profile
 from tuners.solver import solve
 from tuners.units import build_units
 
@@ -81,9 +81,9 @@ def main() -> None:
     tasks = {name: load_task(name) for name in names}
     spec = make_spec(
         model, units, tuple(tasks.values()), "5bits", exact=False, trust_remote_code=False
-    ).model_copy(update={"cache_dir": cache_root()})
+    ).model_copy(update={"settings": ProfileSettings(most_scored=0, exact_cells=0)})
     bench = Bench(spec, say)
-    profiles = {name: bench.profile(task) for name, task in tasks.items()}
+    profiles = {name: profile(bench, task) for name, task in tasks.items()}
     rows = []
     lowest = {u.name: min(u.options, key=u.bytes_as) for u in units}
     generic = scores(profiles["generic"])

@@ -22,9 +22,11 @@ from tuners.model.variants import VariantStore
 from tuners.plan import Unit, uniform
 from tuners.sensitivity import scoring, stopping
 from tuners.sensitivity.answers import fisher_row
+from tuners.sensitivity.bench import Bench
 from tuners.sensitivity.crossing import conclude
 from tuners.sensitivity.task_schema import Correlation, Crossing, ProfileSettings, TasksResult, TasksSpec
-from tuners.sensitivity.tasks import Bench, run
+from tuners.sensitivity.tasks import profile as profile_task
+from tuners.sensitivity.tasks import run
 from tuners.solver import predicted_loss, solve
 
 
@@ -295,6 +297,20 @@ def test_two_profiles_are_compared_cached_and_say_why_they_stopped(
     assert sum(e.kind == "stage_finished" and e.skipped and e.title in "ab" for e in events) == 2
 
 
+def test_exact_measures_every_cell_on_every_sequence(
+    tiny_model_dir: Path, tiny_units: list[Unit], tmp_path: Path
+) -> None:
+    profile = task("a", 1, items=())
+    job = spec(tiny_model_dir, tiny_units, tmp_path, profile)
+    settings = job.settings.model_copy(update={"exact": True, "most_chunks": 2})
+    found = run(job.model_copy(update={"settings": settings}), lambda e: None).tasks[0]
+    assert {c.how for c in found.units} == {"measured"}
+    assert found.stopped.sequences == 4
+    assert found.original_score is None
+    assert "no items to score" in found.notes[0]
+    assert found.check is not None
+
+
 def _family(fmt: str) -> str:
     from profiles.formats import get_format
 
@@ -329,7 +345,7 @@ def test_no_evaluation_item_reaches_measurement_or_quantization(
     monkeypatch.setattr(items, "encode_item", watch_item)
     monkeypatch.setattr(scoring, "encode", watch_items)
     bench = Bench(spec(tiny_model_dir, tiny_units, tmp_path, profile), lambda e: None)
-    bench.profile(profile)
+    profile_task(bench, profile)
     held_out = set(profile.splits.evaluate)
     assert read
     assert not held_out & set(read)

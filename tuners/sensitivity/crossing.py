@@ -17,7 +17,7 @@ from tuners.sensitivity.stopping import rank_correlation
 from tuners.sensitivity.task_schema import Correlation, Crossing, TaskSensitivity
 
 if TYPE_CHECKING:
-    from tuners.sensitivity.tasks import Bench
+    from tuners.sensitivity.bench import Bench
 
 MATTERS = 0.05
 """Share of the task's own loss from which a more costly plan is worth a plan of its own (a choice)."""
