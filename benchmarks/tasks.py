@@ -5,15 +5,20 @@
 Profiles (`tuners/sensitivity/tasks.py`) are cached: a stopped run goes on where it was. For every task it
 measures, on the held-out split that nothing has seen: KL and top-1 agreement of the plan that the exact
 solver makes of the task's own profile, of the plan made of the generic profile, and of the one of the two
-that has the lower KL on the selection split. Differences are paired over sequences, 95 % bootstrap.
+that has the lower KL on the selection split. The menu is INT4 and INT8 per unit. Differences are paired over sequences, 95 % bootstrap.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
+
+from tuners.child import CHILD_ENV
+
+os.environ.update({**CHILD_ENV, **os.environ})  # before torch is imported: waiting threads sleep
 
 import numpy as np
 
@@ -34,7 +39,7 @@ from tuners.sensitivity.tasks import profile
 from tuners.solver import solve
 from tuners.units import build_units
 
-HELD_OUT_TOKENS = 6144
+HELD_OUT_TOKENS = 3072
 """Tokens of held-out items measured for each task, prompts included."""
 
 
@@ -75,13 +80,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("tasks.json"))
     options = parser.parse_args()
     model = read_model(options.model)
-    units = tuple(build_units(model, probe_cpu().device))
+    units = tuple(build_units(model, probe_cpu().device, formats=("W4A16", "W8A8")))
     weights = sum(u.numel for u in units)
     names = ["generic", *options.tasks.split(",")]
     tasks = {name: load_task(name) for name in names}
     spec = make_spec(
         model, units, tuple(tasks.values()), "5bits", exact=False, trust_remote_code=False
-    ).model_copy(update={"settings": ProfileSettings(most_scored=0, exact_cells=0)})
+    ).model_copy(update={"settings": ProfileSettings(most_chunks=4, most_scored=0, exact_cells=0)})
     bench = Bench(spec, say)
     profiles = {name: profile(bench, task) for name, task in tasks.items()}
     rows = []
@@ -96,13 +101,20 @@ def main() -> None:
             split: bench.sequences(tasks[name], split, max(8, HELD_OUT_TOKENS // tasks[name].seq_len))
             for split in ("select", "evaluate")
         }
+        plans: dict[str, dict[str, str]] = {}
         for bits in map(float, options.bits.split(",")):
             budget = int(bits * weights / 8)
-            plans = {"task": solve(units, own, budget), "generic": solve(units, generic, budget)}
-            chosen = measure(bench, texts["select"], plans)
-            pick = min(plans, key=lambda p: float(np.mean([x.kl for x in chosen[p]])))
-            held = measure(bench, texts["evaluate"], plans)
-            kl = {p: [x.kl for x in losses] for p, losses in held.items()}
+            plans[f"task {bits:g}"] = solve(units, own, budget)
+            plans[f"generic {bits:g}"] = solve(units, generic, budget)
+        chosen, held = (measure(bench, texts[split], plans) for split in ("select", "evaluate"))
+        for bits in map(float, options.bits.split(",")):
+            pair = {p: f"{p} {bits:g}" for p in ("task", "generic")}
+            pick = min(pair, key=lambda p: float(np.mean([x.kl for x in chosen[pair[p]]])))
+            kl = {p: [x.kl for x in held[key]] for p, key in pair.items()}
+            top1 = {p: float(np.mean([x.top1 for x in held[key]])) for p, key in pair.items()}
+            differ = PrecisionPlan(formats=plans[pair["task"]]).diff(
+                PrecisionPlan(formats=plans[pair["generic"]])
+            )
             difference, low, high = paired_difference(kl["task"], kl["generic"])
             picked, picked_low, picked_high = paired_difference(kl[pick], kl["generic"])
             rows.append(
@@ -110,17 +122,15 @@ def main() -> None:
                     "task": name,
                     "bits": bits,
                     "rank_correlation_with_generic": rank,
-                    "units_that_differ": len(
-                        PrecisionPlan(formats=plans["task"]).diff(PrecisionPlan(formats=plans["generic"]))
-                    ),
+                    "units_that_differ": len(differ),
                     "sequences": len(texts["evaluate"]),
                     "kl_task_plan": float(np.mean(kl["task"])),
                     "kl_generic_plan": float(np.mean(kl["generic"])),
                     "difference": [difference, low, high],
                     "picked_on_selection": pick,
                     "picked_difference": [picked, picked_low, picked_high],
-                    "top1_task_plan": float(np.mean([x.top1 for x in held["task"]])),
-                    "top1_generic_plan": float(np.mean([x.top1 for x in held["generic"]])),
+                    "top1_task_plan": top1["task"],
+                    "top1_generic_plan": top1["generic"],
                 }
             )
             options.out.write_text(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,15 @@ def task(name: str, seed: int, *, answers: bool = True, **more: object) -> TaskP
         "seq_len": 84,
     }  # fmt: skip
     return TaskProfile.model_validate(fields | more)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny operations: a second thread costs more at the barriers than it brings."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
