@@ -5,7 +5,8 @@
 Profiles (`tuners/sensitivity/tasks.py`) are cached: a stopped run goes on where it was. For every task it
 measures, on the held-out split that nothing has seen: KL and top-1 agreement of the plan that the exact
 solver makes of the task's own profile, of the plan made of the generic profile, and of the one of the two
-that has the lower KL on the selection split. The menu is INT4 and INT8 per unit. Differences are paired over sequences, 95 % bootstrap.
+that has the lower KL on the selection split. The menu is INT4 and INT8 per unit, variants are calibrated on
+generic text for all. Differences are paired over sequences, 95 % bootstrap.
 """
 
 from __future__ import annotations
@@ -88,11 +89,12 @@ def main() -> None:
         model, units, tuple(tasks.values()), "5bits", exact=False, trust_remote_code=False
     ).model_copy(update={"settings": ProfileSettings(most_chunks=4, most_scored=0, exact_cells=0)})
     bench = Bench(spec, say)
-    profiles = {name: profile(bench, task) for name, task in tasks.items()}
+    profiles = {"generic": profile(bench, tasks["generic"])}
     rows = []
     lowest = {u.name: min(u.options, key=u.bytes_as) for u in units}
     generic = scores(profiles["generic"])
     for name in names[1:]:
+        profiles[name] = profile(bench, tasks[name])
         own = scores(profiles[name])
         rank = rank_correlation(
             [own[u][f] for u, f in lowest.items()], [generic[u][f] for u, f in lowest.items()]
