@@ -252,6 +252,9 @@ def test_why_it_stopped() -> None:
     assert limit is not None
     assert "limit" in limit
     assert "int4 cannot be told" in limit
+    ended = stopping.why_stopped(sure=0.8, undecided=[], chunks=2, confidence=0.95, most=6, exhausted=True)
+    assert ended is not None
+    assert "used up" in ended
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,10 @@ class Bench:
     def losses(self, chunk: Sequences, reference: Tensor, formats: Mapping[str, str]) -> list[SequenceLoss]:
         """Losses of a plan on a few sequences against the original's log-probabilities."""
         with self.store.installed(formats):
-            return compare(self.host.logits(chunk.ids), reference, chunk.ids, chunk.weights)
+            found: list[SequenceLoss] = compare(
+                self.host.logits(chunk.ids), reference, chunk.ids, chunk.weights
+            )
+        return found
 
     def reference(self, chunk: Sequences) -> Tensor:
         """Log-probabilities of the original."""

@@ -62,7 +62,7 @@ class OneTask:
                 undecided=[f for f in self.bench.uniforms if self.verdict(f) == "undecided"],
                 chunks=chunks,
                 most=self.set.most_chunks,
-                exhausted=self.done >= len(self.all),
+                exhausted=self.done >= len(self.all) < self.step * self.set.most_chunks,
             )
             self.say(
                 f"{self.task.name}: {self.done} sequences, {sure:.0%} sure" + (f": {why}" if why else "")
