@@ -19,7 +19,10 @@ def recommend(
     /,
     *,
     task: Annotated[
-        str, Parameter(name="--task", help="A bundled task, or a folder or file with your own text.")
+        str,
+        Parameter(
+            name="--task", help="A task (advisor tasks), a file of your own, or a mixture: code:0.7,chat:0.3."
+        ),
     ] = "generic",
     use: Annotated[
         str | None,

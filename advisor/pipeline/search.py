@@ -37,16 +37,17 @@ LEAST_SEQUENCES = {
 """Fewest sequences of each kind for a task whose items need longer ones."""
 
 
-def settings_for(inputs: RunInputs, task: TaskProfile) -> SearchSettings:
+def settings_for(inputs: RunInputs, task: TaskProfile, context: int) -> SearchSettings:
     """The search's settings: a task of longer sequences gets fewer of them, for about the same tokens."""
     from tuners.search.schema import SearchSettings
 
     base = SearchSettings(trials=inputs.trials, seed=inputs.seed)
-    scale = base.seq_len / task.seq_len
+    seq_len = min(task.seq_len, max(context, base.seq_len))
+    scale = base.seq_len / seq_len
     if scale >= 1:
         return base
     fewer = {name: max(least, round(getattr(base, name) * scale)) for name, least in LEAST_SEQUENCES.items()}
-    return base.model_copy(update={**fewer, "seq_len": task.seq_len})
+    return base.model_copy(update={**fewer, "seq_len": seq_len})
 
 
 def search_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, unit_budget_bytes: int) -> SearchSpec:
@@ -61,7 +62,7 @@ def search_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, unit_budg
         fixed_bytes=facts.fixed_bytes,
         budget_bytes=unit_budget_bytes,
         task=facts.task,
-        settings=settings_for(inputs, facts.task),
+        settings=settings_for(inputs, facts.task, facts.model.max_position_embeddings),
         cache_dir=cache_dir(),
         trust_remote_code=inputs.trust_remote_code,
     )

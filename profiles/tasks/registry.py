@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -33,8 +34,11 @@ DEFAULT_PPL_RATIO: dict[Sensitivity, float] = {"low": 1.10, "medium": 1.06, "hig
 a result: uniform INT8 or FP8 stays under 1.01 and a good INT4 between 1.02 and 1.06 of LLaMA-2-70B's
 perplexity (3.12 against 3.13-3.20), so `high` admits 8-bit and near-lossless mixes only."""
 
-OWN_SEQ_LEN = 512
-"""Tokens of a sequence for a user's questions and answers: longer items are left out, with a count."""
+OWN_SEQ_LEN = (128, 1024)
+"""Fewest and most tokens of a sequence for a user's questions and answers."""
+
+CHARACTERS_PER_TOKEN = 2.5
+"""On the low side, so that whole items fit: English text has about 4, code about 3 (SmolLM2's tokenizer)."""
 
 PROMPT_COUNT = 6
 """Prompts kept from a user's own file for generations side by side."""
@@ -230,7 +234,7 @@ def _from_file(path: Path) -> TaskProfile:
         quality_floor_source="this project's default for high sensitivity, a choice",
         splits=_own_splits(parts, prompts),
         items=tuple(d.item or _plain_item(d) for d in parts["evaluate"]),
-        seq_len=OWN_SEQ_LEN if found.has_answers else 128,
+        seq_len=_own_seq_len(documents) if found.has_answers else OWN_SEQ_LEN[0],
         notes=tuple(notes),
     )
 
@@ -242,6 +246,14 @@ def _own_splits(parts: dict[SplitName, list[Document]], prompts: tuple[str, ...]
         answers = {name: tuple(d.answer_at for d in part) for name, part in parts.items()}
     texts = {name: tuple(d.text for d in part) for name, part in parts.items()}
     return TextSplits.model_validate({**texts, "prompts": prompts, "answers": answers})
+
+
+def _own_seq_len(documents: list[Document]) -> int:
+    """Room for the longest items but one in twenty, in steps of 32; what is longer is left out, counted."""
+    lengths = sorted(len(d.text) for d in documents)
+    usual = lengths[int(0.95 * (len(lengths) - 1))]
+    least, most = OWN_SEQ_LEN
+    return min(most, max(least, 32 * math.ceil(usual / CHARACTERS_PER_TOKEN / 32)))
 
 
 def _plain_item(document: Document) -> EvaluationItem:

@@ -171,6 +171,13 @@ def test_empty_answers_are_counted(tmp_path: Path) -> None:
     assert "1 document(s) skipped: whose answer is empty" in task.notes
 
 
+def test_sequences_have_room_for_the_items(tmp_path: Path) -> None:
+    short = load_task(jsonl(tmp_path, *({"prompt": f"q{i}", "answer": "a"} for i in range(9))))
+    assert short.seq_len == 128
+    long = load_task(jsonl(tmp_path, *({"prompt": f"{i} " + "word " * 300, "answer": "a"} for i in range(9))))
+    assert 500 < long.seq_len <= 1024
+
+
 def test_one_item_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="too few"):
         load_task(jsonl(tmp_path, {"prompt": "q", "answer": "a"}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from profiles.errors import UsageError
+from profiles.tasks import load_task
 from profiles.tasks.schema import EvaluationItem, TaskPart, TaskProfile, TextSplits
 from tests.tuners.conftest import sentences
 from tuners.child import run_child
@@ -322,6 +324,34 @@ def test_exact_measures_every_cell_on_every_sequence(
     assert found.original_score is None
     assert "no items to score" in found.notes[0]
     assert found.check is not None
+
+
+def test_few_items_are_measured_but_nothing_is_called_sure(
+    tiny_model_dir: Path, tiny_units: list[Unit], tmp_path: Path
+) -> None:
+    own = tmp_path / "own.jsonl"
+    rows = [{"prompt": t[:60], "answer": t[61:]} for t in sentences(9, 5)]
+    own.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = run(spec(tiny_model_dir, tiny_units, tmp_path, load_task(own)), lambda e: None).tasks[0]
+    assert found.stopped.sequences < 4
+    assert found.stopped.sure == 0
+    assert "used up" in found.stopped.why
+    assert {u.verdict for u in found.uniform} == {"undecided"}
+    assert any("give more items" in note for note in found.notes)
+
+
+def test_items_beyond_the_context_are_counted(
+    tiny_model_dir: Path, tiny_units: list[Unit], tmp_path: Path
+) -> None:
+    base = task("a", 1)
+    long = EvaluationItem(prompt=" ".join(sentences(9, 6)), answer="fox", scorer="exact")
+    broken = EvaluationItem(prompt="the quick", answer="{", scorer="json")
+    job = spec(
+        tiny_model_dir, tiny_units, tmp_path, base.model_copy(update={"items": (long, broken, *base.items)})
+    )
+    found = run(job, lambda e: None).tasks[0]
+    assert found.stopped.skipped == 2
+    assert any(note.startswith("2 items skipped") for note in found.notes)
 
 
 def _family(fmt: str) -> str:

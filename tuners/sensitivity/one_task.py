@@ -131,6 +131,8 @@ class OneTask:
         return stopping.interval([f.nll - o.nll for f, o in pairs], seed=self.set.seed, of=math.exp)
 
     def verdict(self, family: str) -> str:
+        if self.done < stopping.LEAST_SEQUENCES:
+            return "undecided"
         return stopping.floor_verdict(self.ratio(family), self.task.quality_floor_ppl_ratio)
 
     def score(self) -> str | None:
@@ -237,6 +239,8 @@ class OneTask:
             self.all.ids[: self.done].numel() if counted is None else int((counted[: self.done] > 0).sum())
         )
         notes = [note] if note else []
+        if self.done < stopping.LEAST_SEQUENCES:
+            notes.append(f"only {self.done} sequence(s) of text: nothing here is sure, give more items")
         if self.skipped_items:
             notes.append(
                 f"{self.skipped_items} items skipped: too long for the model, or their scorer failed"

@@ -12,6 +12,9 @@ from profiles.errors import InfeasibleError
 from tuners.plan import Unit
 from tuners.solver import predicted_loss, solve
 
+LEAST_SEQUENCES = 4
+"""With fewer sequences resampling says nothing, and no decision is called sure."""
+
 Cell = tuple[str, str]
 Samples = Mapping[Cell, Sequence[float]]
 """(unit, format) to one value for each sequence, all of the same length."""
@@ -47,6 +50,8 @@ def plan_certainty(
     full = table(samples)
     best = predicted_loss(greedy(units, full, budget_bytes), full)
     count = len(next(iter(samples.values())))
+    if count < LEAST_SEQUENCES:
+        return solve(units, full, budget_bytes), 0.0
     rng = np.random.default_rng(seed)
     alike = 0
     for _ in range(bootstraps):
