@@ -33,6 +33,7 @@ def tasks(
 ) -> int:
     """List the tasks, or show one: prior with its sources, texts, scorer, public data."""
     from advisor.cli.output import print_json
+    from advisor.recommend.posterior import beliefs
     from profiles.tasks import list_tasks, load_task
 
     if name is None:
@@ -44,7 +45,15 @@ def tasks(
         return 0
     task = load_task(name)
     if json:
-        print_json({**summary(task), "prior_losses": task.prior_losses, "hub": task.hub, "notes": task.notes})
+        print_json(
+            {
+                **summary(task),
+                "expected_loss": {b.family: b.prior for b in beliefs(task, None)},
+                "prior_losses": task.prior_losses,
+                "hub": task.hub,
+                "notes": task.notes,
+            }
+        )
     else:
         _show(task)
     return 0
@@ -87,6 +96,7 @@ def _list(found: list[TaskProfile]) -> None:
 
 def _show(task: TaskProfile) -> None:
     from advisor.cli.output import console, table
+    from advisor.recommend.posterior import beliefs
 
     out, facts = console(), summary(task)
     out.print(f"{task.name}: {task.title}", markup=False)
@@ -97,6 +107,13 @@ def _show(task: TaskProfile) -> None:
     counted = "the answer's tokens count" if facts["answers_weighted"] else "every token counts"
     out.print(f"texts: {counted}; {counts}; {task.origin} ({task.licence})", markup=False)
     out.print(f"scorer: {', '.join(facts['scorers']) or 'none'}", markup=False)
+    out.print("\nexpected loss before anything is measured (estimated)", markup=False)
+    for belief in beliefs(task, None):
+        loss = belief.prior
+        out.print(
+            f"  {belief.family}: {loss.value:.1f} ({loss.low:.1f} to {loss.high:.1f}) {loss.unit}: {loss.source}",
+            markup=False,
+        )
     if task.prior_losses:
         rows = table("\npublished losses", ["format", "method", "benchmark", "model", "lost", "source"])
         for prior in task.prior_losses:

@@ -35,6 +35,9 @@ def test_one_task_shows_priors_with_sources_and_pinned_data(cli: Cli, cli_json: 
     found = cli_json("tasks", "math")
     assert found["items"]["evaluate"] >= 64
     assert found["answers_weighted"]
+    assert set(found["expected_loss"]) == {"int4", "int8", "fp8"}
+    assert found["expected_loss"]["int4"]["provenance"] == "estimated"
+    assert all(loss["source"] for loss in found["expected_loss"].values())
     assert len(cli_json("tasks")) == len(list_tasks())
 
 
