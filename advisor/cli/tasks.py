@@ -110,10 +110,8 @@ def _show(task: TaskProfile) -> None:
     out.print("\nexpected loss before anything is measured (estimated)", markup=False)
     for belief in beliefs(task, None):
         loss = belief.prior
-        out.print(
-            f"  {belief.family}: {loss.value:.1f} ({loss.low:.1f} to {loss.high:.1f}) {loss.unit}: {loss.source}",
-            markup=False,
-        )
+        known = f"{loss.value:.1f} ({loss.low:.1f} to {loss.high:.1f}) {loss.unit}"
+        out.print(f"  {belief.family}: {known}: {loss.source}", markup=False)
     if task.prior_losses:
         rows = table("\npublished losses", ["format", "method", "benchmark", "model", "lost", "source"])
         for prior in task.prior_losses:
