@@ -31,7 +31,7 @@ def spec(tiny_model_dir: Path, units: list[Unit], run_dir: Path, found: TaskProf
         fixed_bytes=fixed,
         budget_bytes=parse_budget("5.5bits", units, fixed).unit_bytes,
         task=found,
-        settings=SearchSettings(trials=3, seq_len=84, front_bits=(6.0,)),
+        settings=SearchSettings(trials=3, seq_len=84),
     )
 
 
