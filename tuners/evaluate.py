@@ -19,7 +19,8 @@ class Evaluator:
     """Token ids of one split with the original model's log-probabilities, kept on disk in float32.
 
     The reference costs 4 bytes x vocabulary per token (0.4 GB for 2,048 tokens of a 49k vocabulary); it
-    is memory-mapped and reused by later runs with the same model and text.
+    is memory-mapped and reused by later runs with the same model and text. With `weights` (the same shape
+    as the ids, above zero where the next token counts) only the counted positions are stored and compared.
     """
 
     def __init__(
@@ -31,31 +32,44 @@ class Evaluator:
         split: str,
         *,
         batch_size: int = 4,
+        weights: Tensor | None = None,
     ) -> None:
         self.host = host
         self.store = store
         self.ids = ids
+        self.weights = weights
         self.split = split
         self.batch_size = batch_size
-        digest = hashlib.sha256(ids.numpy().tobytes()).hexdigest()[:16]
+        counted = b"" if weights is None else weights.numpy().tobytes()
+        digest = hashlib.sha256(ids.numpy().tobytes() + counted).hexdigest()[:16]
         self.path = folder / f"reference-{split}-{digest}.f32"
 
     @property
     def tokens(self) -> int:
-        """Tokens of the split."""
-        return int(self.ids.numel())
+        """Tokens of the split that count."""
+        return int(self.ids.numel()) if self.weights is None else int((self.weights > 0).sum())
+
+    def _counted(self, rows: slice) -> slice:
+        """Where the counted positions of some sequences lie in the stored reference."""
+        if self.weights is None:
+            return rows
+        before = (self.weights[: rows.start] > 0).sum()
+        return slice(int(before), int(before + (self.weights[rows] > 0).sum()))
 
     def reference(self) -> np.ndarray:
-        """Log-probabilities (sequences, tokens, vocabulary) of the original, made once."""
+        """Log-probabilities of the original, made once: (sequences, tokens, vocabulary), or (counted
+        positions, vocabulary) with weights."""
         vocab = int(self.host.model.config.vocab_size)
-        shape = (*self.ids.shape, vocab)
+        shape = (*self.ids.shape, vocab) if self.weights is None else (self.tokens, vocab)
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             partial = self.path.with_suffix(".partial")
             out = np.memmap(partial, dtype=np.float32, mode="w+", shape=shape)
             for rows, batch in self._batches():
                 logits = self.host.logits(batch)[..., :vocab]
-                out[rows] = torch.log_softmax(logits, -1).cpu().numpy()
+                if self.weights is not None:
+                    logits = logits[(self.weights[rows] > 0).to(logits.device)]
+                out[self._counted(rows)] = torch.log_softmax(logits, -1).cpu().numpy()
             out.flush()
             del out
             partial.replace(self.path)
@@ -67,7 +81,8 @@ class Evaluator:
         with self.store.installed(formats):
             for rows, batch in self._batches():
                 logits = self.host.logits(batch)
-                yield compare(logits, torch.from_numpy(reference[rows]), batch)
+                stored = torch.from_numpy(reference[self._counted(rows)])
+                yield compare(logits, stored, batch, None if self.weights is None else self.weights[rows])
 
     def quality(self, formats: Mapping[str, str]) -> Quality:
         """A plan measured on the whole split."""
@@ -81,8 +96,16 @@ class Evaluator:
 
 
 @torch.no_grad()
-def compare(logits: Tensor, reference: Tensor, ids: Tensor) -> list[SequenceLoss]:
-    """Per-sequence losses of `logits` (batch, tokens, vocab) against reference log-probabilities."""
+def compare(
+    logits: Tensor, reference: Tensor, ids: Tensor, weights: Tensor | None = None
+) -> list[SequenceLoss]:
+    """Per-sequence losses of `logits` (batch, tokens, vocab) against reference log-probabilities.
+
+    `reference` is (batch, tokens, vocab). With `weights` (batch, tokens) only positions above zero count,
+    each by its weight; `reference` may then also hold these positions alone, (counted, vocab).
+    """
+    if weights is not None:
+        return _compare_counted(logits, reference, ids, weights)
     out = []
     for row in range(len(ids)):
         ref = reference[row].to(logits.device)
@@ -92,6 +115,31 @@ def compare(logits: Tensor, reference: Tensor, ids: Tensor) -> list[SequenceLoss
         nll = -logp[:-1].gather(-1, targets.unsqueeze(-1)).mean()
         top1 = (logp.argmax(-1) == ref.argmax(-1)).float().mean()
         out.append(SequenceLoss(kl=max(0.0, float(kl)), nll=float(nll), top1=float(top1)))
+    return out
+
+
+def _compare_counted(logits: Tensor, reference: Tensor, ids: Tensor, weights: Tensor) -> list[SequenceLoss]:
+    """The same over the counted positions; the last token of a sequence has no next one to predict."""
+    out, done = [], 0
+    for row in range(len(ids)):
+        at = (weights[row] > 0).nonzero().squeeze(-1)
+        if reference.dim() == 3:
+            ref = reference[row][at.to(reference.device)].to(logits.device)
+        else:
+            ref = reference[done : done + len(at)].to(logits.device)
+            done += len(at)
+        place = at.to(logits.device)
+        share = weights[row, at].to(logits.device)
+        share = share / share.sum()
+        logp = torch.log_softmax(logits[row, place, : ref.shape[-1]], -1)
+        kl = ((ref.exp() * (ref - logp)).sum(-1) * share).sum()
+        known = at + 1 < ids.shape[1]
+        targets = ids[row, at[known] + 1].to(logits.device)
+        inner = known.to(logits.device)
+        nll = -logp[inner].gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        nll_mean = (nll * share[inner]).sum() / share[inner].sum()
+        top1 = ((logp.argmax(-1) == ref.argmax(-1)).float() * share).sum()
+        out.append(SequenceLoss(kl=max(0.0, float(kl)), nll=float(nll_mean), top1=float(top1)))
     return out
 
 

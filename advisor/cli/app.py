@@ -50,6 +50,21 @@ COMMANDS: dict[str, Command] = {
             "advisor fit Qwen/Qwen3-32B --gpus all --context 16384",
         ),
     ),
+    "tasks": Command(
+        "advisor.cli.tasks:tasks",
+        "The tasks: how sensitive each is, its texts and scorer.",
+        ("advisor tasks", "advisor tasks code", "advisor tasks 'code:0.7,chat:0.3' --json"),
+    ),
+    "sensitivity": Command(
+        "advisor.cli.sensitivity:sensitivity",
+        "Measure what lower precision costs a task on this model.",
+        (
+            "advisor sensitivity ./model --task code",
+            "advisor sensitivity ./model --task code,math,chat --budget 5bits --json",
+            "advisor sensitivity ./model --task my-items.jsonl",
+            "advisor sensitivity ./model --task 'code:0.7,chat:0.3'",
+        ),
+    ),
     "recommend": Command(
         "advisor.cli.recommend:recommend",
         "Which format and method the known rules favour, and why.",

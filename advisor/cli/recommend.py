@@ -19,7 +19,10 @@ def recommend(
     /,
     *,
     task: Annotated[
-        str, Parameter(name="--task", help="A bundled task, or a folder or file with your own text.")
+        str,
+        Parameter(
+            name="--task", help="A task (advisor tasks), a file of your own, or a mixture: code:0.7,chat:0.3."
+        ),
     ] = "generic",
     use: Annotated[
         str | None,
@@ -38,22 +41,19 @@ def recommend(
 ) -> int:
     """Ordered choices with the rules for and against each, the rules that clash, and what cannot be used.
 
-    Nothing is measured here: `advisor tune` measures."""
+    What `advisor sensitivity` measured for this task on this model is used; nothing is measured here."""
     from advisor.cli.output import print_json
     from advisor.pipeline.facts import read_hardware
     from advisor.recommend import parse_use
     from advisor.recommend import recommend as decide
+    from advisor.task_memory import recall
     from profiles.models import read_model
     from profiles.tasks import load_task
 
     known_use, profile = parse_use(use), load_task(task)
     hardware = read_hardware(gpu, count)
-    found = decide(
-        profile,
-        use=known_use,
-        hardware=hardware,
-        model=read_model(model, offline=offline, trust_remote_code=trust_remote_code),
-    )
+    known = read_model(model, offline=offline, trust_remote_code=trust_remote_code)
+    found = decide(profile, use=known_use, hardware=hardware, model=known, sensitivity=recall(known, profile))
     if json:
         print_json(found)
     else:
@@ -91,6 +91,9 @@ def _show(found: Recommendation) -> None:
             )
         for note in choice.notes:
             out.print(f"     note: {note}", markup=False)
+    out.print("\nWhat lower precision costs this task, prior into posterior", markup=False)
+    for belief in found.beliefs:
+        out.print(f"  {belief.sentence}", markup=False)
     if found.conflicts:
         out.print("\nConflicts", markup=False)
         for clash in found.conflicts:

@@ -20,6 +20,7 @@ CONTRACTS: dict[str, str] = {
     "unit": "tuners.plan:Unit",
     "plan": "tuners.plan:PrecisionPlan",
     "front": "tuners.search.schema:Front",
+    "sensitivity": "tuners.sensitivity.task_schema:TasksResult",
     "inputs": "advisor.pipeline.inputs:RunInputs",
     "stage": "advisor.workspace:StageRecord",
     "validation": "tuners.validate.schema:ValidationReport",

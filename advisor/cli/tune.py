@@ -40,7 +40,10 @@ def tune(
         ),
     ] = None,
     task: Annotated[
-        str, Parameter(name="--task", help="A bundled task, or a folder or file with your own text.")
+        str,
+        Parameter(
+            name="--task", help="A task (advisor tasks), a file of your own, or a mixture: code:0.7,chat:0.3."
+        ),
     ] = "generic",
     gpu: Gpu = None,
     count: Count = 1,

@@ -14,7 +14,8 @@ from advisor.workspace import Workspace
 from profiles.errors import UsageError
 
 if TYPE_CHECKING:
-    from tuners.search.schema import SearchResult, SearchSpec
+    from profiles.tasks.schema import TaskProfile
+    from tuners.search.schema import SearchResult, SearchSettings, SearchSpec
 
 OUTPUTS = ("search.json", "plan.yaml", "sensitivity.json", "front.json", "input_scales.npz")
 
@@ -26,9 +27,38 @@ def cache_dir() -> Path:
     return user_cache_path("advisor") / "search"
 
 
+LEAST_SEQUENCES = {
+    "calibration_sequences": 8,
+    "sensitivity_sequences": 2,
+    "search_sequences": 8,
+    "select_sequences": 8,
+    "evaluate_sequences": 8,
+}
+"""Fewest sequences of each kind for a task whose items need longer ones."""
+
+
+def settings_for(inputs: RunInputs, task: TaskProfile, context: int) -> SearchSettings:
+    """The search's settings: a task of longer sequences gets fewer of them, for about the same tokens."""
+    from tuners.search.schema import SearchSettings
+
+    base = SearchSettings(
+        trials=inputs.trials,
+        seed=inputs.seed,
+        workers=inputs.workers,
+        storage=inputs.storage,
+        sensitivity=inputs.sensitivity,
+    )
+    seq_len = min(task.seq_len, max(context, base.seq_len))
+    scale = base.seq_len / seq_len
+    if scale >= 1:
+        return base
+    fewer = {name: max(least, round(getattr(base, name) * scale)) for name, least in LEAST_SEQUENCES.items()}
+    return base.model_copy(update={**fewer, "seq_len": seq_len})
+
+
 def search_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, unit_budget_bytes: int) -> SearchSpec:
     """What the child is asked."""
-    from tuners.search.schema import SearchSettings, SearchSpec
+    from tuners.search.schema import SearchSpec
 
     return SearchSpec(
         run_dir=workspace.root.resolve(),
@@ -38,13 +68,7 @@ def search_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, unit_budg
         fixed_bytes=facts.fixed_bytes,
         budget_bytes=unit_budget_bytes,
         task=facts.task,
-        settings=SearchSettings(
-            trials=inputs.trials,
-            seed=inputs.seed,
-            workers=inputs.workers,
-            storage=inputs.storage,
-            sensitivity=inputs.sensitivity,
-        ),
+        settings=settings_for(inputs, facts.task, facts.model.max_position_embeddings),
         cache_dir=cache_dir(),
         trust_remote_code=inputs.trust_remote_code,
     )

@@ -187,6 +187,14 @@ def evaluation_ids(workspace: Workspace) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(int(i) for i in row) for row in json.loads(path.read_text()))
 
 
+def counted_tokens(workspace: Workspace) -> tuple[tuple[bool, ...], ...]:
+    """Which of those tokens the search counted (the answers'), when it left that; else none: all count."""
+    path = workspace.path("evaluate_weights.json")
+    if not path.exists():
+        return ()
+    return tuple(tuple(weight > 0 for weight in row) for row in json.loads(path.read_text()))
+
+
 def measure_spec(
     workspace: Workspace,
     inputs: RunInputs,
@@ -207,6 +215,7 @@ def measure_spec(
         serving=serving,
         evaluate_texts=facts.task.splits.evaluate,
         evaluate_ids=evaluation_ids(workspace),
+        evaluate_counted=counted_tokens(workspace),
         prompts=facts.task.splits.prompts,
         eval_tokens=inputs.eval_tokens or settings.seq_len * settings.evaluate_sequences,
         seq_len=settings.seq_len,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from advisor.recommend.availability import Candidate, candidates
 from advisor.recommend.capacity import does_not_fit, facts_of, weights_bytes
 from advisor.recommend.engine import Situation, conflicts, fire, kv_choice, order, reasons, slow_kernel_rule
 from advisor.recommend.hardware_class import hardware_classes
 from advisor.recommend.measured import measured_rules, override_priors
+from advisor.recommend.posterior import beliefs
 from advisor.recommend.rulebook import RuleBook, rulebook
 from advisor.recommend.schema import (
     Choice,
@@ -25,6 +27,9 @@ from profiles.hardware.schema import DeviceKind, HardwareProfile
 from profiles.models.schema import ModelProfile
 from profiles.provenance import Figure
 from profiles.tasks import TaskProfile, load_task
+
+if TYPE_CHECKING:
+    from tuners.sensitivity.task_schema import TaskSensitivity
 
 USE_ALIASES = {
     "quality": Use.QUALITY_CRITICAL,
@@ -48,6 +53,7 @@ def recommend(
     model: ModelProfile | ModelFacts | None = None,
     measured: Mapping[Family, Figure] | None = None,
     refused: Mapping[str, str] | None = None,
+    sensitivity: TaskSensitivity | None = None,
 ) -> Recommendation:
     """Ordered recommendations, each with the rules that speak for and against it.
 
@@ -57,6 +63,8 @@ def recommend(
         hardware: None while it is not known: nothing is dropped for want of a kernel then.
         model: its profile, or only its size; None while it is not known.
         measured: perplexity ratio to the original by family, measured on this model and task.
+        sensitivity: the task's profile on this model (`advisor sensitivity`): its perplexity ratios are
+            used where `measured` has none, its scores are combined with the published losses.
         refused: format name or option id to the reason why it does not fit, from a footprint.
 
     Raises:
@@ -66,7 +74,10 @@ def recommend(
     book = rulebook()
     profile = load_task(task) if isinstance(task, str) else task
     known_use = parse_use(use)
-    seen = dict(measured or {})
+    seen: dict[Family, Figure] = (
+        {u.family: u.perplexity_ratio for u in sensitivity.uniform} if sensitivity else {}
+    )
+    seen |= measured or {}
     full = model if isinstance(model, ModelProfile) else None
     facts = facts_of(model) if isinstance(model, ModelProfile) else model
     kept, dropped = candidates(book.options, hardware, full, facts, refused or {})
@@ -99,6 +110,7 @@ def recommend(
         fired=tuple(fired),
         conflicts=(*settled, *conflicts(ranked, dropped, fired, book)),
         notes=_notes(profile, facts, fired, ranked[0], situation, seen, book, hardware),
+        beliefs=beliefs(profile, sensitivity),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from advisor.recommend.posterior import Belief
 from profiles.provenance import Contract, Figure
 from profiles.tasks import Sensitivity
 
@@ -154,6 +155,7 @@ class Recommendation(Contract):
     fired: tuple[Rule, ...]  # strongest first
     conflicts: tuple[Conflict, ...]
     notes: tuple[str, ...]
+    beliefs: tuple[Belief, ...] = ()  # loss of each uniform format: prior, measured, combined
 
     @property
     def best(self) -> Choice:

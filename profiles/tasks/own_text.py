@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from profiles.errors import UsageError
+from profiles.tasks.schema import EvaluationItem
 from profiles.tasks.split import MIN_DOCUMENTS, Document
 
 MAX_DOCUMENT_BYTES = 4 * 2**20
@@ -17,7 +18,10 @@ MAX_KEPT_BYTES = 256 * 2**20
 """Text kept in memory; the rest of a larger file is left out, with a note."""
 
 SUFFIXES = (".txt", ".md", ".jsonl")
-JSON_SHAPES = '{"text": ...} or {"prompt": ..., "answer": ...} or {"messages": [...]}'
+JSON_SHAPES = (
+    '{"text": ...} or {"prompt": ..., "answer": ...}, there with "choices": [...] if you like, '
+    'or {"messages": [...]}'
+)
 METADATA_KEYS = frozenset({"id", "genre"})
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -31,6 +35,7 @@ class OwnText:
         self.too_long = 0
         self.blank = 0
         self.left_out = 0
+        self.no_answer = 0
         self._kept_bytes = 0
 
     def add(self, document: Document) -> None:
@@ -38,6 +43,8 @@ class OwnText:
         size = len(document.text.encode())
         if not document.text.strip():
             self.blank += 1
+        elif document.answer_at and not document.text[document.answer_at :].strip():
+            self.no_answer += 1
         elif size > MAX_DOCUMENT_BYTES:
             self.too_long += 1
         elif self._kept_bytes + size > MAX_KEPT_BYTES:
@@ -47,11 +54,17 @@ class OwnText:
             self.documents.append(document)
 
     @property
+    def has_answers(self) -> bool:
+        """Whether any document is a question with its answer."""
+        return any(d.answer_at for d in self.documents)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """One sentence for each kind of skip that happened."""
         said = (
             (self.too_long, f"longer than {MAX_DOCUMENT_BYTES // 2**20} MiB"),
             (self.blank, "without any text"),
+            (self.no_answer, "whose answer is empty"),
             (self.left_out, f"beyond the first {MAX_KEPT_BYTES // 2**20} MiB of text"),
         )
         return tuple(f"{count} document(s) skipped: {why}" for count, why in said if count)
@@ -173,9 +186,8 @@ def _json_document(line: str, where: str) -> Document:
     if keys == {"text"}:
         text = _string(item["text"], "text", where)
         return Document(text=text, split_on=text)
-    if keys == {"prompt", "answer"}:
-        prompt = _string(item["prompt"], "prompt", where)
-        return Document(f"{prompt}\n{_string(item['answer'], 'answer', where)}", prompt, prompt)
+    if keys == {"prompt", "answer"} or keys == {"prompt", "answer", "choices"}:
+        return _question(item, where)
     if keys == {"messages"}:
         return _conversation(item["messages"], where)
     raise UsageError(
@@ -183,6 +195,24 @@ def _json_document(line: str, where: str) -> Document:
         where=where,
         got=", ".join(sorted(item)) or "no keys",
         allowed=f"{JSON_SHAPES}; beside them {' and '.join(sorted(METADATA_KEYS))}",
+    )
+
+
+def _question(item: dict[str, object], where: str) -> Document:
+    """A question with its answer on the next line; scored by its choices, or by the answer itself."""
+    prompt, answer = (_string(item[key], key, where) for key in ("prompt", "answer"))
+    raw = item.get("choices", [])
+    if not isinstance(raw, list) or (raw and answer not in raw):
+        raise UsageError("'choices' must be a list that holds the answer", where=where, got=f"{raw!r:.80}")
+    choices = tuple(_string(choice, "choices", where) for choice in raw)
+    return Document(
+        text=f"{prompt}\n{answer}",
+        split_on=prompt,
+        prompt=prompt,
+        answer_at=len(prompt) + 1,
+        item=EvaluationItem(
+            prompt=f"{prompt}\n", answer=answer, choices=choices, scorer="choice" if choices else "exact"
+        ),
     )
 
 
@@ -203,7 +233,8 @@ def _string(value: object, key: str, where: str) -> str:
 
 
 def _conversation(messages: object, where: str) -> Document:
-    """`User: ...` and `Assistant: ...` turns; the first user turn decides the split."""
+    """`User: ...` and `Assistant: ...` turns; the first user turn decides the split, and the last turn is
+    the answer when the assistant has it."""
     if not isinstance(messages, list) or not messages:
         raise UsageError("'messages' must be a list of turns", where=where, got=f"{messages!r:.60}")
     turns: list[tuple[str, str]] = []
@@ -218,4 +249,6 @@ def _conversation(messages: object, where: str) -> Document:
         turns.append((role, _string(message["content"], "content", where)))
     text = "\n".join(f"{role.capitalize()}: {content}" for role, content in turns)
     asked = next((content for role, content in turns if role == "user"), None)
-    return Document(text=text, split_on=asked or text, prompt=asked)
+    at = len(text) - len(turns[-1][1]) if turns[-1][0] == "assistant" else 0
+    item = EvaluationItem(prompt=text[:at], answer=text[at:], scorer="overlap") if at else None
+    return Document(text=text, split_on=asked or text, prompt=asked, answer_at=at, item=item)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-SplitName = Literal["search", "select", "evaluate"]
+from profiles.tasks.schema import EvaluationItem, SplitName
 
 SPLIT_SHARES: dict[SplitName, float] = {"search": 0.5, "select": 0.2, "evaluate": 0.3}
 """Shares of a user's documents: half searches, the rest is held back for choosing and reporting."""
@@ -17,11 +17,16 @@ MIN_DOCUMENTS = 3
 
 
 class Document(NamedTuple):
-    """One item: its text, and the part that decides the split (the question of a question and answer)."""
+    """One item: its text, and the part that decides the split (the question of a question and answer).
+
+    `answer_at` is the character at which the answer begins, 0 when the whole text counts.
+    """
 
     text: str
     split_on: str
     prompt: str | None = None
+    answer_at: int = 0
+    item: EvaluationItem | None = None
 
 
 def fingerprint(text: str) -> str:

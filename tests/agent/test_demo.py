@@ -1,5 +1,7 @@
-"""The agent on the real model: a missed floor is repaired, an impossible one is named. Each test works on a copy
-of the demo's run."""
+"""The agent on the real model: a missed floor is repaired, an impossible one is named.
+
+Each test works on a copy of the demo's run.
+"""
 
 from __future__ import annotations
 

@@ -30,6 +30,11 @@ SURFACE: dict[str, set[str]] = {
         "--max-params", "--license", "--fits-only", "--top", "--explain", "--trust-remote-code",
         "--offline", "--json",
     },
+    "tasks": {"--json"},
+    "sensitivity": {
+        "--task", "--budget", "--exact", "--gpu", "--count", "--formats", "--trust-remote-code", "--offline",
+        "--json", "--quiet", "-q",
+    },
     "recommend": {
         "--task", "--use", "--gpu", "--count", "--trust-remote-code", "--offline", "--json",
     },

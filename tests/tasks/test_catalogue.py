@@ -40,14 +40,6 @@ def test_floor_follows_sensitivity_and_says_that_it_is_a_choice() -> None:
     assert DEFAULT_PPL_RATIO["low"] > DEFAULT_PPL_RATIO["medium"] > DEFAULT_PPL_RATIO["high"] > 1
 
 
-def test_borrowed_texts_say_so() -> None:
-    generic = load_task("generic").splits
-    for task in list_tasks():
-        borrowed = task.splits == generic and task.name != "generic"
-        assert task.own_texts is not borrowed
-        assert ("generic set" in task.origin) is borrowed
-
-
 def test_losses_are_estimates_with_a_source() -> None:
     for task in list_tasks():
         for prior in task.prior_losses:

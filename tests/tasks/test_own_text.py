@@ -141,3 +141,55 @@ def test_directory_and_missing_file(tmp_path: Path) -> None:
 def test_strange_names_are_usage_errors(name: str) -> None:
     with pytest.raises(UsageError):
         load_task(name)
+
+
+def test_the_answer_s_place_is_kept_in_every_split(tmp_path: Path) -> None:
+    task = load_task(jsonl(tmp_path, *({"prompt": f"ask {i}", "answer": f"reply {i}"} for i in range(40))))
+    for name in ("search", "select", "evaluate"):
+        texts, starts = getattr(task.splits, name), task.splits.answers[name]  # type: ignore[index]
+        assert all(text[at:].startswith("reply") for text, at in zip(texts, starts, strict=True))
+    assert {item.scorer for item in task.items} == {"exact"}
+
+
+def test_choices_and_conversations_bring_their_scorer(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello there"}]
+    items = [{"prompt": f"q{i}", "answer": "a", "choices": ["a", "b"]} for i in range(20)]
+    task = load_task(jsonl(tmp_path, *items, {"messages": talk}, *({"text": f"t{i}"} for i in range(20))))
+    assert {item.scorer for item in task.items} <= {"choice", "overlap", "next-token"}
+    known = dict(zip(task.splits.search, task.splits.answers["search"], strict=True))
+    assert all(known[text] == 0 for text in known if text.startswith("t"))
+
+
+def test_choices_must_hold_the_answer(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="choices"):
+        load_task(jsonl(tmp_path, {"prompt": "q", "answer": "a", "choices": ["b"]}))
+
+
+def test_empty_answers_are_counted(tmp_path: Path) -> None:
+    items = [{"prompt": f"q{i}", "answer": f"a{i}"} for i in range(9)]
+    task = load_task(jsonl(tmp_path, *items, {"prompt": "q", "answer": " "}))
+    assert "1 document(s) skipped: whose answer is empty" in task.notes
+
+
+def test_sequences_have_room_for_the_items(tmp_path: Path) -> None:
+    short = load_task(jsonl(tmp_path, *({"prompt": f"q{i}", "answer": "a"} for i in range(9))))
+    assert short.seq_len == 128
+    long = load_task(jsonl(tmp_path, *({"prompt": f"{i} " + "word " * 300, "answer": "a"} for i in range(9))))
+    assert 500 < long.seq_len <= 1024
+
+
+def test_one_item_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="too few"):
+        load_task(jsonl(tmp_path, {"prompt": "q", "answer": "a"}))
+
+
+def test_a_line_of_100_megabytes_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    with path.open("w") as out:
+        for i in range(5):
+            out.write(json.dumps({"prompt": f"q{i}", "answer": "a"}) + "\n")
+        out.write('{"text": "')
+        for _ in range(100):
+            out.write("x" * 2**20)
+        out.write('"}\n')
+    assert any("longer than" in note for note in load_task(path).notes)

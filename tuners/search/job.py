@@ -26,6 +26,8 @@ def run(spec: SearchSpec, emit: Emit) -> SearchResult:
     setup = Setup(spec, emit)
     # validation measures the same tokens in the engine, so that the two numbers may be compared
     _write(spec.run_dir / "evaluate_ids.json", json.dumps(setup.evaluate.ids.tolist()))
+    if setup.evaluate.weights is not None:
+        _write(spec.run_dir / "evaluate_weights.json", json.dumps(setup.evaluate.weights.tolist()))
     emit(StageFinished(stage="load", title="load the model", seconds=time.monotonic() - start))
     build_variants(
         setup.host,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from tuners.events import Emit, Message, Progress
-from tuners.search.setup import Setup, spread
+from tuners.search.setup import Setup
 from tuners.sensitivity.fast import measure_fast
 from tuners.sensitivity.measure import measure_kl, relative_error
 from tuners.sensitivity.table import Cell, CellLog, SensitivityTable
@@ -18,9 +18,9 @@ TIMED_SEQUENCES = 2
 def score(setup: Setup, emit: Emit) -> SensitivityTable:
     """Measure the table; a stopped run goes on at the next cell. The finished table is on disk."""
     host, store, settings = setup.host, setup.store, setup.settings
-    ids = setup.sensitivity_ids
+    ids, weights = setup.cell_sequences.ids, setup.cell_sequences.weights
     wanted = [(u.name, f) for u in setup.spec.units for f in u.options if f != "BF16"]
-    log = CellLog(setup.cache / f"cells-{len(ids)}.jsonl")
+    log = CellLog(setup.cache / f"cells-{'' if weights is None else 'answers-'}{len(ids)}.jsonl")
     start = time.monotonic()
     missing = [key for key in wanted if key not in log.cells]
     only = set(wanted)
@@ -35,11 +35,13 @@ def score(setup: Setup, emit: Emit) -> SensitivityTable:
                     f"backward passes score all of them, {len(only)} are measured to check",
                 )
             )
-    measure_kl(host, store, ids, log, emit=emit, only=only)
+    measure_kl(host, store, ids, log, emit=emit, only=only, weights=weights)
+    probed = setup.scored.spread(settings.probe_sequences)
     fast = measure_fast(
         host,
         store,
-        spread(setup.search.ids, settings.probe_sequences),
+        probed.ids,
+        weights=probed.weights,
         probes=settings.probes,
         seed=settings.seed,
         progress=lambda n, t: emit(
@@ -67,7 +69,7 @@ def score(setup: Setup, emit: Emit) -> SensitivityTable:
 
 def exact_seconds(setup: Setup, cells: int) -> float:
     """Estimated time of measuring that many cells: half a forward pass each (suffixes), timed here."""
-    ids = setup.sensitivity_ids
+    ids = setup.cell_sequences.ids
     few = ids[: min(TIMED_SEQUENCES, len(ids))]
     start = time.monotonic()
     setup.host.logits(few)

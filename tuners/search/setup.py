@@ -9,10 +9,12 @@ import torch
 
 from profiles.errors import UsageError
 from profiles.formats import Activations, get_format
+from profiles.tasks.schema import SplitName
 from tuners.evaluate import Evaluator
 from tuners.events import Emit, Message
 from tuners.model import cache
 from tuners.model.host import ModelHost
+from tuners.model.items import Sequences, task_sequences
 from tuners.model.variants import VERSION, VariantStore
 from tuners.search.schema import SearchSpec
 from tuners.sensitivity.table import SensitivityTable
@@ -34,28 +36,51 @@ class Setup:
         for dropped in cache.trim(root, self.cache, cache.limit_bytes()):
             emit(Message(stage="load", text=f"cache over its limit: {dropped.name} removed"))
         self.store = VariantStore(self.host, self.cache / "variants", self.settings.variant_memory_bytes)
-        texts, seq = spec.task.splits, self.settings.seq_len
-        self.calibration, search = divide(
-            self.host.tokenise(
-                texts.search,
-                seq_len=seq,
-                max_sequences=self.settings.calibration_sequences + self.settings.search_sequences,
-            ),
-            self.settings.search_sequences,
-        )
-        self.search = self._evaluator("search", search)
+        self.calibration, self.scored = self._search_texts(emit)
+        self.search = self._evaluator("search", self.scored)
         self.select = self._evaluator(
-            "select",
-            self.host.tokenise(texts.select, seq_len=seq, max_sequences=self.settings.select_sequences),
+            "select", self._sequences("select", self.settings.select_sequences, emit)
         )
         self.evaluate = self._evaluator(
-            "evaluate",
-            self.host.tokenise(texts.evaluate, seq_len=seq, max_sequences=self.settings.evaluate_sequences),
+            "evaluate", self._sequences("evaluate", self.settings.evaluate_sequences, emit)
         )
 
-    def _evaluator(self, split: str, ids: torch.Tensor) -> Evaluator:
-        folder = self.cache / "reference"
-        return Evaluator(self.host, self.store, ids, folder, split, batch_size=self.settings.batch_size)
+    def _search_texts(self, emit: Emit) -> tuple[torch.Tensor, Sequences]:
+        """(calibration, search) of split A: apart from each other when it is plain text and long enough.
+
+        A task with answers is scored on its packed items, and calibrated on the same split's text.
+        """
+        used = self.settings
+        plain = self.host.tokenise(
+            self.spec.task.splits.search,
+            seq_len=used.seq_len,
+            max_sequences=used.calibration_sequences + used.search_sequences,
+        )
+        scored = self._sequences("search", used.search_sequences, emit)
+        if scored.weights is not None:
+            return plain[: used.calibration_sequences], scored
+        calibration, search = divide(plain, used.search_sequences)
+        return calibration, Sequences(search)
+
+    def _sequences(self, split: SplitName, count: int, emit: Emit) -> Sequences:
+        """The task's own sequences; the loss counts its answer tokens where it has answers."""
+        seq_len = self.settings.seq_len
+        found = task_sequences(self.host, self.spec.task, split, seq_len=seq_len, max_sequences=count)
+        if found.skipped:
+            text = f"{found.skipped} {split} item(s) longer than {seq_len} tokens left out"
+            emit(Message(stage="load", level="warning", text=text))
+        return found
+
+    def _evaluator(self, split: str, found: Sequences) -> Evaluator:
+        return Evaluator(
+            self.host,
+            self.store,
+            found.ids,
+            self.cache / "reference",
+            split,
+            batch_size=self.settings.batch_size,
+            weights=found.weights,
+        )
 
     def _key(self) -> str:
         digest = hashlib.sha256()
@@ -64,6 +89,8 @@ class Setup:
             digest.update(f"{file.name}:{stat.st_size}:{stat.st_mtime_ns}".encode())
         for text in self.spec.task.splits.search:
             digest.update(text.encode())
+        for part in self.spec.task.parts:
+            digest.update(f"{part.name}:{part.weight}".encode())
         used = self.settings
         digest.update(
             f"2:{used.seq_len}:{used.calibration_sequences}:{used.search_sequences}:"
@@ -72,15 +99,16 @@ class Setup:
         return digest.hexdigest()[:16]
 
     @property
-    def sensitivity_ids(self) -> torch.Tensor:
+    def cell_sequences(self) -> Sequences:
         """Sequences that score the cells: spread evenly over the search split."""
-        return spread(self.search.ids, self.settings.sensitivity_sequences)
+        return self.scored.spread(self.settings.sensitivity_sequences)
 
     @property
     def table_path(self) -> Path:
         """Where the finished sensitivity table lies."""
         used = self.settings
-        name = f"{used.sensitivity_sequences}-{used.probe_sequences}-{used.probes}-{used.seed}"
+        kind = "" if self.scored.weights is None else "answers-"
+        name = f"{kind}{used.sensitivity_sequences}-{used.probe_sequences}-{used.probes}-{used.seed}"
         return self.cache / f"sensitivity-{name}.json"
 
     def load_table(self) -> SensitivityTable | None:
@@ -131,10 +159,3 @@ def divide(ids: torch.Tensor, search_sequences: int) -> tuple[torch.Tensor, torc
     chosen = torch.zeros(count, dtype=torch.bool)
     chosen[(torch.arange(search_sequences) * count) // search_sequences] = True
     return ids[~chosen], ids[chosen]
-
-
-def spread(ids: torch.Tensor, count: int) -> torch.Tensor:
-    """`count` of the sequences at even distances."""
-    if count >= len(ids):
-        return ids
-    return ids[(torch.arange(count) * len(ids)) // count]

@@ -38,10 +38,12 @@ def measure_fast(
     *,
     probes: int = 2,
     seed: int = 0,
+    weights: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FastSignals:
     """Both signals from `probes` backward passes for each of the sequences `ids` (sequences, tokens).
 
+    `weights` (sequences, tokens) count the loss where the next token matters (None: everywhere).
     Memory: inputs and gradients of one sequence at a time, (1 + probes) x tokens x features floats.
     """
     rng = torch.Generator(device="cpu").manual_seed(seed)
@@ -49,7 +51,8 @@ def measure_fast(
     gdy2: dict[tuple[str, str], float] = {}
     units = list(host.units.values())
     for row in range(len(ids)):
-        seen = _backward(host, ids[row : row + 1], units, rng, probes)
+        counted = None if weights is None else weights[row]
+        seen = _backward(host, ids[row : row + 1], units, rng, probes, counted)
         for unit in units:
             for fmt, dots in _projections(host, store, unit, seen):
                 key = unit.name, fmt
@@ -57,7 +60,8 @@ def measure_fast(
                 gdy2[key] = gdy2.get(key, 0.0) + float(dots.square().sum())
         if progress is not None:
             progress(row + 1, len(ids))
-    scale = 0.5 / (ids.numel() * probes)
+    tokens = float(ids.numel() if weights is None else weights.sum())
+    scale = 0.5 / (tokens * probes)
     return FastSignals(
         fisher={k: v * scale for k, v in fisher.items()},
         gdy2={k: v * scale for k, v in gdy2.items()},
@@ -74,7 +78,12 @@ class _Seen:
 
 
 def _backward(
-    host: ModelHost, ids: Tensor, units: Sequence[Unit], rng: torch.Generator, probes: int
+    host: ModelHost,
+    ids: Tensor,
+    units: Sequence[Unit],
+    rng: torch.Generator,
+    probes: int,
+    weights: Tensor | None = None,
 ) -> dict[str, _Seen]:
     """Inputs and probe gradients of every linear for one sequence: one forward, `probes` backwards."""
     inputs: dict[str, Tensor] = {}
@@ -100,6 +109,8 @@ def _backward(
             for number in range(probes):
                 v = torch.randn(logits.shape, generator=rng).to(logits.device)
                 direction = root * v - root.square() * (root * v).sum(-1, keepdim=True)
+                if weights is not None:  # the form of a weighted sum of KLs
+                    direction = direction * weights.to(logits.device).sqrt().unsqueeze(-1)
                 (logits * direction).sum().backward(retain_graph=number + 1 < probes)
     finally:
         for handle in handles:

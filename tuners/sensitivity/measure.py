@@ -26,6 +26,7 @@ def measure_kl(
     emit: Emit,
     eight_bit_share: float = 0.5,
     only: Collection[tuple[str, str]] | None = None,
+    weights: Tensor | None = None,
 ) -> float:
     """KL of the model with one unit changed, for every (unit, format) of `only` (all) not in `log` yet.
 
@@ -55,7 +56,8 @@ def measure_kl(
             eight = get_format(fmt).weight_bits >= 8
             with store.installed({unit.name: fmt}):
                 out = host.logits_from(block, ids[:few] if eight else ids, few_inputs if eight else inputs)
-            losses = compare(out, reference, ids[: len(out)])
+            counted = None if weights is None else weights[: len(out)]
+            losses = compare(out, reference, ids[: len(out)], counted)
             cells.append(
                 Cell(
                     unit=unit.name,

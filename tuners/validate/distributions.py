@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,11 @@ class TopK:
         """exp of the mean negative log-likelihood; NaN stays NaN, an overflow is infinite."""
         with np.errstate(over="ignore"):
             return float(np.exp(-self.target_logprobs.astype(np.float64).mean()))
+
+    def only(self, counted: Sequence[bool]) -> TopK:
+        """The predictions that count, one flag for each."""
+        keep = np.asarray(counted, dtype=bool)
+        return TopK(self.target_logprobs[keep], self.ids[keep], self.logprobs[keep], self.windows_key)
 
     def save(self, path: Path) -> None:
         """Write to `path` (.npz), whole or not at all."""

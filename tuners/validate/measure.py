@@ -35,13 +35,15 @@ class MeasureSpec(Contract):
     """What to measure. `reference_path` (.npz) is written when `is_reference`, read otherwise.
 
     `evaluate_ids` gives the windows themselves, for comparing with numbers of the search on the very
-    same tokens; without it they are cut from `evaluate_texts`.
+    same tokens; without it they are cut from `evaluate_texts`. `evaluate_counted` says for each of their
+    tokens whether the next one counts (the answer's do); without it all do.
     """
 
     checkpoint: str
     serving: ServingSpec = ServingSpec()
     evaluate_texts: tuple[str, ...] = ()
     evaluate_ids: tuple[tuple[int, ...], ...] = ()
+    evaluate_counted: tuple[tuple[bool, ...], ...] = ()
     prompts: tuple[str, ...] = ()
     eval_tokens: int = Field(default=2048, ge=1)
     seq_len: int = Field(default=512, ge=2)
@@ -212,6 +214,8 @@ def _evaluate(engine: _Engine, spec: MeasureSpec, windows: list[list[int]], emit
         done += sum(len(w) - 1 for w in batch)
         tick(done, "evaluation tokens")
     top = from_prompt_logprobs(outputs, top_k, windows_key(windows))
+    if spec.evaluate_counted:
+        top = top.only([counted for row in spec.evaluate_counted for counted in row[:-1]])
     if not math.isfinite(top.perplexity):
         raise RunFailed(
             "the engine's probabilities are not numbers: the checkpoint or a kernel is broken",
