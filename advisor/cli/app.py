@@ -50,6 +50,16 @@ COMMANDS: dict[str, Command] = {
             "advisor fit Qwen/Qwen3-32B --gpus all --context 16384",
         ),
     ),
+    "compare": Command(
+        "advisor.cli.compare:compare",
+        "Models, formats, plans or devices side by side.",
+        (
+            "advisor compare Qwen/Qwen3-8B meta-llama/Llama-3.1-8B-Instruct --gpu rtx-4090 --context 8192",
+            "advisor compare Qwen/Qwen3-8B --gpu rtx-4090 --gpu h100",
+            "advisor compare Qwen/Qwen3-8B --format 16-bit --format int4 --gpu rtx-4090 --json",
+            "advisor compare plan-a.yaml plan-b.yaml --model ./model",
+        ),
+    ),
     "recommend": Command(
         "advisor.cli.recommend:recommend",
         "Which format and method the known rules favour, and why.",

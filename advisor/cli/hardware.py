@@ -111,5 +111,6 @@ def show_formats(found: HardwareProfile) -> None:
     rows = table("\nformats", ["format", "runs", "kernel", "why"])
     for name, support in supported_formats(found.device).items():
         how = "no" if not support.runs else "slow" if support.slow else "native" if support.native else "yes"
-        rows.add_row(name, how, support.kernel or "-", f"{support.reason} ({MENU[name].summary})")
+        cost = f"; cost: {support.cost}" if support.cost else ""
+        rows.add_row(name, how, support.kernel or "-", f"{support.reason}{cost} ({MENU[name].summary})")
     console().print(rows)

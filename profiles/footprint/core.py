@@ -193,4 +193,4 @@ def _available(
 
 def usable(blocks: int, version: Version) -> int:
     """Blocks that requests can have: newer engines hold the null block back at the start-up check."""
-    return blocks - 1 if version >= NULL_BLOCK else blocks
+    return max(0, blocks - 1) if version >= NULL_BLOCK else blocks

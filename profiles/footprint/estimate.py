@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from profiles.errors import UsageError
@@ -12,7 +12,7 @@ from profiles.footprint.core import Prediction, predict
 from profiles.footprint.extras import extras
 from profiles.footprint.facts import ModelFacts, facts_of
 from profiles.footprint.ledger import Ledger, ledger_of
-from profiles.footprint.levers import holds, levers, slack, trials
+from profiles.footprint.levers import Trial, holds, levers, slack, trials
 from profiles.footprint.schema import Footprint, Lever, ServingSpec, Verdict
 from profiles.footprint.serving import DeviceView, filled, view_of, with_cpu_space
 from profiles.footprint.speed import compute_type, speed
@@ -23,6 +23,7 @@ from profiles.footprint.startup import (
     shape_refusals,
     stored_format,
 )
+from profiles.footprint.uniform import uniform_formats
 from profiles.footprint.version import NEWEST, Version, parse_version
 from profiles.footprint.weights import FormatChoice, checkpoint_bytes, plan_choice
 from profiles.hardware.schema import DeviceKind, HardwareProfile
@@ -71,9 +72,9 @@ def estimate(
     refusals += memory_refusals(facts, view, full, p, version)
     fits = not refusals and holds(p, full, version)
 
-    def attempt(changed: ServingSpec) -> tuple[float, bool]:
+    def attempt(changed: ServingSpec, other: FormatChoice | None = choice) -> tuple[float, bool]:
         again = filled(changed, facts, view, version)
-        found = predict(facts, ledger, view, again, version, choice, extra)
+        found = predict(facts, ledger, view, again, version, other, extra)
         wrong = shape_refusals(facts, hardware, again) or fixed_platform
         wrong = wrong or memory_refusals(facts, view, again, found, version)
         return slack(found, again), not wrong and holds(found, again, version)
@@ -86,7 +87,10 @@ def estimate(
     if not fits:
         fp8 = view.kind is not DeviceKind.CPU and (view.sm or 0) >= 80
         tried = trials(full, facts, view, len(hardware.devices), fp8_kv=fp8)
-        found_levers = levers(slack(p, full), tried, attempt, source)
+        before = slack(p, full)
+        found_levers = levers(before, tried, attempt, source)
+        if not formats_by_linear and model.quantization is None:
+            found_levers += _other_formats(model, hardware, full, before, attempt, source)
     enough = any(lever.enough for lever in found_levers)
     verdict = Verdict.FITS if fits else Verdict.FITS_IF if enough else Verdict.DOES_NOT_FIT
     rank = p.ranks[p.tight]
@@ -124,6 +128,35 @@ def estimate(
         throughput_tokens_s=rates.throughput_tokens_s,
         notes=tuple(dict.fromkeys([*notes, *rates.notes])),
     )
+
+
+FORMAT_COSTS = {
+    "fp8": "next to no loss",
+    "int8": "a small loss; needs calibration",
+    "int4": "a loss that tasks of high sensitivity notice; needs calibration",
+}
+"""Families tried as levers, and what each gives up (decision framework, tasks by sensitivity)."""
+
+
+def _other_formats(
+    model: ModelProfile,
+    hardware: HardwareProfile,
+    full: ServingSpec,
+    before: float,
+    attempt: Callable[[ServingSpec, FormatChoice | None], tuple[float, bool]],
+    source: str,
+) -> tuple[Lever, ...]:
+    """The last levers: a smaller format for the weights, each priced as its uniform plan."""
+    out: tuple[Lever, ...] = ()
+    for family, cost in FORMAT_COSTS.items():
+        formats = uniform_formats(
+            model, hardware.device, family, tensor_parallel_size=full.tensor_parallel_size
+        )
+        if formats:
+            choice = plan_choice(formats)
+            trial = Trial(f"weights in {family.upper()}", full, cost)
+            out += levers(before, [trial], lambda spec, other=choice: attempt(spec, other), source)
+    return out
 
 
 def predict_stages(

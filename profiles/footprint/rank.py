@@ -15,8 +15,10 @@ from profiles.footprint.serving import filled, view_of
 from profiles.footprint.speed import (
     CPU_EFFICIENCY,
     DECODE_EFFICIENCY,
+    HOST_LINK_BYTES_S,
     STEP_OVERHEAD_MS,
     active_parameters,
+    read_from_host,
     weights_read,
 )
 from profiles.footprint.startup import memory_refusals, shape_refusals
@@ -238,14 +240,16 @@ def _decode(
     if device.bandwidth_bytes_s is None or device.bandwidth_bytes_s.value <= 0:
         return None, None, None
     assert spec.max_model_len is not None
-    moved = sum(weights_read(facts, r.read, 1, float(r.weights)) for r in p.ranks)
+    cpu = device.kind is DeviceKind.CPU
+    away = 0.0 if cpu else sum(read_from_host(facts, r.read, 1, spec) for r in p.ranks)
+    moved = sum(weights_read(facts, r.read, 1) for r in p.ranks) - away
     moved += p.cache.request_blocks(max(1, spec.max_model_len // 4)) * sum(p.cache.block_bytes)
     peak = next((device.peak_ops[k].value for k in ("bf16", "fp16", "fp32") if k in device.peak_ops), 0.0)
     ops = 2 * parameters / spec.tensor_parallel_size
-    ends = CPU_EFFICIENCY if device.kind is DeviceKind.CPU else DECODE_EFFICIENCY
+    ends = CPU_EFFICIENCY if cpu else DECODE_EFFICIENCY
     rates = []
-    for efficiency, overhead in zip(ends, reversed(STEP_OVERHEAD_MS), strict=True):
-        seconds = moved / (device.bandwidth_bytes_s.value * efficiency)
+    for efficiency, overhead, link in zip(ends, reversed(STEP_OVERHEAD_MS), HOST_LINK_BYTES_S, strict=True):
+        seconds = moved / (device.bandwidth_bytes_s.value * efficiency) + away / link
         if peak:
             seconds = max(seconds, ops / (peak * efficiency))
         rates.append(1 / (seconds + overhead / 1e3))

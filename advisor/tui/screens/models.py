@@ -269,7 +269,7 @@ Every figure says how it is known: exact, measured, calibrated or estimated."""
 
     @on(Estimated)
     def _show(self, message: Estimated) -> None:
-        from advisor.cli.fit import LINES
+        from advisor.cli.boot_table import LINES
         from advisor.cli.output import shown
 
         if message.model != self.session.model:
