@@ -39,6 +39,9 @@ class Filters:
         None
     )
     license: Annotated[str | None, Parameter(name="--license", help="Models under this licence.")] = None
+    min_speed: Annotated[
+        float | None, Parameter(name="--min-speed", help="Models that decode so many tokens/s here, likely.")
+    ] = None
     fits_only: Annotated[
         bool, Parameter(name="--fits-only", negative="", help="Leave out what does not fit.")
     ] = False
@@ -46,7 +49,7 @@ class Filters:
 
     def given(self) -> list[str]:
         """The options that only a ranking of models has and that were given."""
-        words = ("task", "min_context", "min_params", "max_params", "license")
+        words = ("task", "min_context", "min_params", "max_params", "license", "min_speed")
         return [f"--{w.replace('_', '-')}" for w in words if getattr(self, w) is not None]
 
 
@@ -71,11 +74,12 @@ def fit_models(
     json: bool,
 ) -> int:
     """Rank the catalogue on one machine and print it."""
-    from profiles.footprint import rank_models
+    from profiles.footprint import Residuals, rank_models
     from profiles.footprint.compiled import compiled_catalogue
 
     known = compiled_catalogue()
-    found = rank_models(hardware, spec, _families(formats), known)
+    residuals = Residuals.load()
+    found = rank_models(hardware, spec, _families(formats), known, residuals)
     padded = {m.facts.model_id for m in known if m.facts.stored_method == "mxfp4"}
     groups = _filtered(_grouped(found, lambda r: r.model_id), filters)
     title = (
@@ -97,10 +101,10 @@ def fit_devices(
     json: bool,
 ) -> int:
     """Rank devices for one model, the smallest that holds it first, and print it."""
-    from profiles.footprint import rank_devices
+    from profiles.footprint import Residuals, rank_devices
 
     devices = devices_of(names)
-    found = rank_devices(model, devices, spec, _families(formats))
+    found = rank_devices(model, devices, spec, _families(formats), Residuals.load())
     padded = {model.model_id} if (model.quantization and model.quantization.method == "mxfp4") else set()
     groups = _grouped(found, lambda r: r.device)
     if filters.fits_only:
@@ -175,6 +179,8 @@ def _filtered(groups: list[list[Ranked]], filters: Filters) -> list[list[Ranked]
         best = group[0]
         if filters.min_context is not None:
             group = [r for r in group if r.longest_context >= filters.min_context]
+        if filters.min_speed is not None:
+            group = [r for r in group if (r.decode_tokens_s or 0.0) >= filters.min_speed]
         if (
             not group
             or (filters.task is not None and filters.task not in best.tags)

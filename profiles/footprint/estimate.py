@@ -81,7 +81,7 @@ def estimate(
 
     fixed_platform = platform
     found_levers: tuple[Lever, ...] = ()
-    known, source = laws.provenance_of(_batch_stub(full, version, view))
+    known, source = laws.provenance_of(_batch_stub(full, version, view), view.name)
     if corrected:
         source = corrected
     if not fits:

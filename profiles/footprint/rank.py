@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from profiles.footprint.compiled import Compiled, compiled_catalogue
-from profiles.footprint.core import Prediction, predict, reweighted
+from profiles.footprint.core import Extra, Prediction, predict, reweighted
 from profiles.footprint.facts import ModelFacts, facts_of
 from profiles.footprint.ledger import Group, Ledger, Line, ledger_of
 from profiles.footprint.levers import holds
@@ -28,6 +28,9 @@ from profiles.footprint.weights import RankBytes, Sharding, UniformChoice, group
 from profiles.formats import Format
 from profiles.hardware.schema import Device, DeviceKind, HardwareProfile
 from profiles.models.schema import ModelProfile
+
+if TYPE_CHECKING:
+    from profiles.footprint.residuals import Residuals
 
 FAMILIES = ("16-bit", "fp8", "int8", "int4", "fp4", "w8a16")
 """Uniform families that are ranked."""
@@ -63,12 +66,13 @@ def rank_models(
     spec: ServingSpec = ServingSpec(),
     families: Sequence[str] = FAMILIES,
     models: Iterable[Compiled] | None = None,
+    residuals: Residuals | None = None,
 ) -> list[Ranked]:
     """Every model of the catalogue in every family on one machine: what fits first, then the largest, the
     best precision, the fastest. A model shorter than the context asked for is ranked at its own length."""
     out: list[Ranked] = []
     for model in compiled_catalogue() if models is None else models:
-        out += _answers(model, hardware, spec, families)
+        out += _answers(model, hardware, spec, families, residuals=residuals)
     order = {Verdict.FITS: 0, Verdict.FITS_IF: 1, Verdict.DOES_NOT_FIT: 2}
     precision = {family: i for i, family in enumerate(families)}
     out.sort(key=lambda r: (order[r.verdict], -r.params, precision[r.family], r.model_id))
@@ -80,6 +84,7 @@ def rank_devices(
     devices: Iterable[Device],
     spec: ServingSpec = ServingSpec(),
     families: Sequence[str] = FAMILIES,
+    residuals: Residuals | None = None,
 ) -> list[Ranked]:
     """Every device for one model: for each family the smallest number of that device that holds it (up to
     8 by tensor parallelism), ordered by devices needed, then by total memory; misses last."""
@@ -98,7 +103,7 @@ def rank_devices(
                 devices=(device,) * count, origin="catalogue", notes=(), interconnect=None
             )
             changed = spec.model_copy(update={"tensor_parallel_size": count})
-            for found in _answers(compiled, machine, changed, open_families, shared):
+            for found in _answers(compiled, machine, changed, open_families, shared, residuals):
                 best[found.family] = found
         out += [(device.total_bytes.value * found.devices, found) for found in best.values()]
     out.sort(key=lambda e: (e[1].verdict is not Verdict.FITS, e[0], e[1].device, families.index(e[1].family)))
@@ -118,6 +123,7 @@ def _answers(
     spec: ServingSpec,
     families: Sequence[str],
     shared: dict[tuple[object, ...], _Pricer] | None = None,
+    residuals: Residuals | None = None,
 ) -> list[Ranked]:
     facts, ledger, device = model.facts, model.ledger, hardware.device
     version = parse_version(spec.engine_version)
@@ -130,7 +136,10 @@ def _answers(
     sharding = Sharding(
         facts, full.tensor_parallel_size, full.data_parallel_size, full.enable_expert_parallel
     )
-    stored = predict(facts, ledger, view, full, version)
+    extra = Extra()
+    if residuals is not None:
+        extra, _ = residuals.applied(extra, spec.engine_version, view.name, facts.architecture)
+    stored = predict(facts, ledger, view, full, version, extra=extra)
     ops = active_parameters(facts, ledger)
     key = (device.kind, device.sm, device.isa, full.tensor_parallel_size, stored.served_bytes)
     pricer = shared.get(key) if shared is not None else None
@@ -139,7 +148,10 @@ def _answers(
         if shared is not None:
             shared[key] = pricer
     plain = (
-        full.pipeline_parallel_size == 1 and not full.cpu_offload_gb and full.kv_cache_memory_bytes is None
+        full.pipeline_parallel_size == 1
+        and not full.cpu_offload_gb
+        and full.kv_cache_memory_bytes is None
+        and not extra.residual_weights
     )
     out = []
     for family in families:
@@ -152,7 +164,7 @@ def _answers(
         elif plain:
             p = reweighted(stored, [found[0]], context, version)
         else:
-            p = predict(facts, ledger, view, full, version, UniformChoice(found[1].get))
+            p = predict(facts, ledger, view, full, version, UniformChoice(found[1].get), extra)
         refusals = wrong or memory_refusals(facts, view, full, p, version)
         fits = not refusals and holds(p, full, version)
         reason = "" if fits else refusals[0] if refusals else "fewer requests than asked for"
