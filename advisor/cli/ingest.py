@@ -155,7 +155,9 @@ def _save(
             )
         learned = old.learned(log, predicted, model.architecture)
     except UsageError as problem:
-        return None, problem.what + (f" ({problem.got})" if problem.got else "")
+        if problem.got is not None:
+            raise  # another model's log, or another machine's
+        return None, problem.what
     key = key_of(log.engine_version or predicted.spec.engine_version, predicted.device_name,
                  model.architecture)  # fmt: skip
     return {"file": str(learned.save()), "key": key, "residual": learned.buckets[key]}, ""

@@ -224,7 +224,7 @@ def _activation(sizes: dict[str, list[float]]) -> float | None:
 
 
 def _non_torch(sizes: dict[str, list[float]]) -> float | None:
-    """What is neither weights nor PyTorch's; else "consumed memory" less the weights where that is printed."""
+    """What is neither weights nor PyTorch's; else "consumed memory" less the weights."""
     if "non_torch" in sizes:
         return max(sizes["non_torch"])
     if "consumed" in sizes and "weights" in sizes:

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from profiles.provenance import Contract, Figure
 
-LIMIT = 1 << 31
-"""Counts beyond it are typing errors: the engine keeps them in 32 bits."""
+LIMIT = 1 << 48
+"""Counts beyond it are typing errors, and too large for arithmetic in doubles."""
 
 
 class ServingSpec(Contract):
@@ -33,7 +33,7 @@ class ServingSpec(Contract):
     max_num_seqs: int | None = Field(default=None, ge=1, lt=LIMIT)
     block_size: int | None = Field(default=None, ge=1, le=1 << 20)
     enforce_eager: bool = False
-    cpu_offload_gb: float = Field(default=0, ge=0, le=1 << 20)
+    cpu_offload_gb: float = Field(default=0, ge=0, le=1e9)
     max_loras: int = Field(default=0, ge=0, le=1 << 16)
     max_lora_rank: int = Field(default=16, ge=1, le=1 << 13)
     speculative_model: str | None = Field(default=None, max_length=500)

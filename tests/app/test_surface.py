@@ -14,6 +14,11 @@ SERVING = {
     "--pp", "--pipeline-parallel-size", "--gpu-memory-utilization", "--kv-cache-memory",
     "--max-num-batched-tokens", "--max-num-seqs", "--enforce-eager",
 }  # fmt: skip
+DEPLOYMENT = {
+    "--dtype", "--dp", "--data-parallel-size", "--dcp", "--decode-context-parallel-size",
+    "--enable-expert-parallel", "--block-size", "--cpu-offload-gb", "--max-loras", "--max-lora-rank",
+    "--speculative-model", "--num-speculative-tokens", "--engine-version",
+}  # fmt: skip
 STAGE = {
     "--run", "--plan", "--model", "--task", "--resume", "--no-resume", "--offline", "--yes", "-y",
     "--dry-run", "--json", "--quiet", "-q",
@@ -25,11 +30,15 @@ SURFACE: dict[str, set[str]] = {
         "--offline", "--json",
     },
     "fit": SERVING
+    | DEPLOYMENT
     | {
         "--gpu", "--count", "--gpus", "--formats", "--task", "--min-context", "--min-params",
-        "--max-params", "--license", "--fits-only", "--top", "--explain", "--trust-remote-code",
-        "--offline", "--json",
+        "--max-params", "--license", "--min-speed", "--fits-only", "--top", "--full", "--explain",
+        "--trust-remote-code", "--offline", "--json",
     },
+    "compare": SERVING
+    | DEPLOYMENT
+    | {"--gpu", "--count", "--format", "--model", "--trust-remote-code", "--offline", "--json"},
     "recommend": {
         "--task", "--use", "--gpu", "--count", "--trust-remote-code", "--offline", "--json",
     },
@@ -47,7 +56,7 @@ SURFACE: dict[str, set[str]] = {
         "--quiet", "-q",
     },
     "ingest": {
-        "--model", "--gpu", "--format", "--gpu-memory-utilization", "--kv-cache-memory", "--save",
+        "--model", "--gpu", "--format", "--gpu-memory-utilization", "--kv-cache-memory", "--save", "--no-save",
         "--trust-remote-code", "--offline", "--json",
     },
     "runs": {"--json"},
