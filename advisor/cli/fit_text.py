@@ -53,8 +53,8 @@ def show(
             plan.runs,
         )
     out.print(rows)
-    for text in refused:
-        _wrapped(f"not here: {text.family}: {text.reason}", 2)
+    for missing in refused:
+        _wrapped(f"not here: {missing.family}: {missing.reason}", 2)
     chosen = shown_plan(found)
     for plan, _, _ in found.values():
         if plan.cost:

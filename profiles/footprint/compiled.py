@@ -20,7 +20,7 @@ from profiles.footprint.facts import KvFacts, ModelFacts, facts_of
 from profiles.footprint.ledger import Group, Ledger, Line, ledger_of
 from profiles.models.schema import KvKind
 
-FORMAT = 2
+FORMAT = 3
 FILE = "compiled.json"
 
 

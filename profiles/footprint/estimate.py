@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -155,8 +156,16 @@ def _other_formats(
         if formats:
             choice = plan_choice(formats)
             trial = Trial(f"weights in {family.upper()}", full, cost)
-            out += levers(before, [trial], lambda spec, other=choice: attempt(spec, other), source)
+            out += levers(before, [trial], functools.partial(_with, attempt, choice), source)
     return out
+
+
+def _with(
+    attempt: Callable[[ServingSpec, FormatChoice | None], tuple[float, bool]],
+    choice: FormatChoice | None,
+    spec: ServingSpec,
+) -> tuple[float, bool]:
+    return attempt(spec, choice)
 
 
 def predict_stages(

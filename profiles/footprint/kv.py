@@ -106,10 +106,12 @@ def token_bytes(layer: KvFacts, dtype: str, served_bytes: int, tp: int) -> int:
     if layer.kind is KvKind.MLA:
         latent, rope = layer.kv_lora_rank, layer.qk_rope_head_dim
         if dtype in FP8_KINDS:
-            return latent + _cdiv(latent, 128) * 4 + rope * 2
-        if dtype == "nvfp4":
-            return _cdiv(latent * 352, 512)
-        return (latent + rope) * _element(dtype, served_bytes)
+            kept = latent + _cdiv(latent, 128) * 4 + rope * 2
+        elif dtype == "nvfp4":
+            kept = _cdiv(latent * 352, 512)
+        else:
+            kept = (latent + rope) * _element(dtype, served_bytes)
+        return kept + layer.indexer_bytes
     heads = max(1, _cdiv(layer.kv_heads, tp))
     key, value = layer.head_dim, layer.v_head_dim or layer.head_dim
     if dtype in FP8_KINDS:

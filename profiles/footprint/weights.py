@@ -205,7 +205,7 @@ def stage_bytes(
                 for line, fmt in zip(group.lines, kinds, strict=True)
             ]
             nbytes = sum(sizes)
-            held = (allocated(nbytes) if cuda else nbytes) * count
+            held = ((allocated(nbytes) if cuda else nbytes) + absorbed(group, sharding, served_bytes)) * count
             out[stage].add(group, held, facts.tied)
             if group.lines[0].role == "embed" and facts.tied and stages > 1 and stage == 0:
                 out[-1].total += held  # the head's copy (vLLM loads tied embeddings on both ends)
@@ -242,7 +242,18 @@ def group_bytes(
     nbytes = 0
     for line, fmt in zip(group.lines, formats, strict=True):
         nbytes += line_bytes(line, fmt, sharding, served_bytes)
-    return (allocated(nbytes) if cuda else nbytes) * len(group.blocks)
+    held = allocated(nbytes) if cuda else nbytes
+    return (held + absorbed(group, sharding, served_bytes)) * len(group.blocks)
+
+
+def absorbed(group: Group, sharding: Sharding, served_bytes: int) -> int:
+    """MLA keeps `kv_b_proj` a second time, split into W_UK and W_UV in 16 bits, for decoding
+    (vLLM 0.32 `mla_attention.py`, `prefer_copy`; Kimi-VL-A3B on H100: 30.74 GiB against 30.60 without)."""
+    if not group.fused.endswith("kv_b_proj") or not sharding.facts.latent:
+        return 0
+    line = group.lines[0]
+    rows, columns, copies = sharding.rank_shape(line)
+    return rows * columns * copies * served_bytes
 
 
 def _choices(

@@ -41,13 +41,14 @@ def _entries(config: Config, kind: str) -> tuple[KvLayer, ...]:
 
 def _attention(config: Config, kind: str) -> KvLayer:
     if uses_latent_cache(config):
-        if config.maybe_count("index_head_dim"):
-            config.assume("the sparse-attention indexer's own cache is not counted")
+        width = config.maybe_count("index_head_dim") or 0
         return KvLayer(
             kind=KvKind.MLA,
             kv_heads=1,
             kv_lora_rank=config.count("kv_lora_rank", low=1),
             qk_rope_head_dim=config.count("qk_rope_head_dim", low=1),
+            # FP8 keys and a float32 scale per 128 (vLLM 0.32, `DeepseekV32IndexerCache`)
+            indexer_bytes=width + 4 * -(-width // 128),
         )
     heads, width = config.kv_heads, config.head_dim
     value_width = config.maybe_count("v_head_dim")

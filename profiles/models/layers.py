@@ -11,6 +11,7 @@ from profiles.models.config import Config
 
 WORDS = {
     "full_attention": "full",
+    "deepseek_sparse_attention": "full",
     "attention": "full",
     "global_attention": "full",
     "sliding_attention": "sliding",

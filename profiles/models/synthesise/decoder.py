@@ -57,7 +57,7 @@ def synthesise(config: Config, *, stack_experts: bool = True) -> tuple[TensorInf
 def _root(config: Config, style: Style) -> str:
     """Prefix of the language model: multimodal checkpoints put it one level down, embedders drop it."""
     if config.architecture.endswith("ForConditionalGeneration"):
-        if config.model_type.startswith(("qwen3_vl", "qwen3_5")):
+        if config.model_type.startswith(("qwen3_vl", "qwen3_5", "gemma4")):
             return "model.language_model."
         if config.model_type.startswith(("qwen2_vl", "qwen2_5_vl")):
             return style.prefix
@@ -79,6 +79,10 @@ def _block(config: Config, style: Style, kind: str, moe: bool) -> Shapes:
     shapes: Shapes = []
     for name in _norm_names(config, style):
         shapes += _norm(name, hidden, style)
+    if moe and style.moe == "gemma4":
+        for number in ("pre_feedforward_layernorm_2", "post_feedforward_layernorm_1",
+                       "post_feedforward_layernorm_2"):  # fmt: skip
+            shapes += _norm(number, hidden, style)
     if config.model_type == "nemotron_h":  # one mixer per layer
         if kind == "mamba":
             return shapes + mamba(config, "mixer.")
@@ -86,7 +90,7 @@ def _block(config: Config, style: Style, kind: str, moe: bool) -> Shapes:
             return shapes + feed_forward(config, style, moe=kind == "moe")
         return shapes + attention(config, style)
     if kind in ("full", "sliding", "chunked", "hybrid"):
-        shapes += attention(config, style)
+        shapes += attention(config, style, kind)
     if kind in ("mamba", "hybrid"):
         shapes += mamba(config, "mamba.")
     if kind == "linear":
