@@ -3,9 +3,10 @@
     python benchmarks/boot_logs.py [CSV]
 
 The CSV has the columns of `vllm_0.19_h100_boot_logs.csv`; the engine version is read from its file name.
-Models come from the catalogue, also those that it knows under another name (base and tuned, quantized from a
-known one: `profiles/models/catalogue/variants.py`); a model that it lacks is listed as such. Bars: weights 1 %, KV GiB 2 % (dense) or 5 %
-(MoE, windows, vision), tokens 0.5 % given the measured KV GiB, activation 0.25 GiB (dense).
+Models come from the catalogue, also those that it knows under another name (base and tuned, quantized from
+a known one: `profiles/models/catalogue/variants.py`); a model that it lacks is listed as such. Bars: weights
+1 %, KV GiB 2 % (dense) or 5 % (MoE, windows, vision), tokens 0.5 % given the measured KV GiB, activation
+0.25 GiB (dense).
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def test_inspect_says_why_a_format_is_left_out(cli: Cli, tiny: Path) -> None:
 def test_fit_answers_every_uniform_format(cli_json: CliJson, tiny: Path) -> None:
     answer = cli_json("fit", tiny, "--gpu", "rtx-4090", "--context", "256")
     plans = {label: Footprint.model_validate(found) for label, found in answer["plans"].items()}
-    assert list(plans)[0] == "uniform 16-bit"
+    assert next(iter(plans)) == "uniform 16-bit"
     assert {f"uniform {f}" for f in ("fp8", "int8", "w8a16", "int4", "fp4", "mxfp4")} == set(list(plans)[1:])
     assert answer["runs"]["uniform fp8"]["how"] == "native"
     assert answer["runs"]["uniform int4"]["how"] == "weight-only"

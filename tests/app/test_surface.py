@@ -56,8 +56,8 @@ SURFACE: dict[str, set[str]] = {
         "--quiet", "-q",
     },
     "ingest": {
-        "--model", "--gpu", "--format", "--gpu-memory-utilization", "--kv-cache-memory", "--save", "--no-save",
-        "--trust-remote-code", "--offline", "--json",
+        "--model", "--gpu", "--format", "--gpu-memory-utilization", "--kv-cache-memory", "--save",
+        "--no-save", "--trust-remote-code", "--offline", "--json",
     },
     "runs": {"--json"},
     "doctor": {"--json"},

@@ -6,6 +6,7 @@ import pytest
 
 from profiles.errors import UsageError
 from profiles.models import catalogue_index, catalogue_model, find_model, read_model
+from profiles.models.catalogue.build import parameters
 from profiles.models.config import Config
 
 PUBLISHED: dict[str, int] = {
@@ -89,11 +90,7 @@ PUBLISHED: dict[str, int] = {
 
 def logical_parameters(model_id: str) -> int:
     """Weights before packing: MXFP4 blocks hold two each, scales are no parameters."""
-    return sum(
-        t.numel * (2 if t.name.endswith("_blocks") else 1)
-        for t in catalogue_model(model_id).tensors
-        if not t.name.endswith(("_scales", "_scale_inv"))
-    )
+    return parameters(catalogue_model(model_id))
 
 
 @pytest.mark.parametrize(("model_id", "published"), PUBLISHED.items())

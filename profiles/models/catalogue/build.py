@@ -65,22 +65,18 @@ def shape_of(profile: ModelProfile) -> tuple[Any, ...]:
 
 
 def parameters(profile: ModelProfile) -> int:
-    """Logical weights and everything that is not a linear; packed tensors count what they hold."""
-    packed = (".weight_packed", ".qweight", "_blocks")
-    scales = re.compile(r"(scale|scales|zero_point|qzeros|g_idx|weight_shape|_scale_inv)$")
+    """Logical weights of every linear and all other tensors; scales of packed weights are no parameters."""
     names = {item.name for item in profile.linears}
-    inside = sum(item.numel for item in profile.linears)
-    beside = sum(
-        t.numel
-        for t in profile.tensors
-        if not scales.search(t.name)
-        and not t.name.endswith(packed)
-        and t.name.rpartition(".")[0].replace(".*", ".0") not in names
-        and t.name.replace(".*", ".0") not in names
-    )
-    biases = sum(t.numel for t in profile.tensors if t.name.endswith(".bias")
-                 and t.name.rpartition(".")[0] in names)  # fmt: skip
-    return inside + beside + biases
+    weights = re.compile(r"(\.weight_packed|\.qweight|\.weight|_blocks)$")
+    scales = re.compile(r"(scale|scales|zero_point|qzeros|g_idx|weight_shape|_scale_inv)$")
+    beside = 0
+    for tensor in profile.tensors:
+        if scales.search(tensor.name) and not tensor.name.endswith("router.scale"):
+            continue
+        module = weights.sub("", tensor.name).replace(".*.", ".0.")
+        if module not in names:
+            beside += tensor.numel
+    return sum(item.numel for item in profile.linears) + beside
 
 
 def read(path: Path) -> tuple[str, dict[str, Any]]:
