@@ -136,7 +136,7 @@ def columns(
     Raises:
         UsageError: fewer than two columns, or more than a screen holds.
     """
-    from advisor.pipeline.facts import read_hardware
+    from advisor.machine import read_hardware
     from advisor.pipeline.footprint import served_dtype
     from profiles.footprint import Residuals, estimate, uniform_formats
 

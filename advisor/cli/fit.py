@@ -73,7 +73,7 @@ def fit(
         from advisor.cli.rank import fit_devices
 
         return fit_devices(known, gpus, spec, filters, formats, json=json)
-    from advisor.pipeline.facts import read_hardware
+    from advisor.machine import read_hardware
 
     hardware = read_hardware(gpu, count)
     found, refused = answers(known, hardware, spec, formats)
@@ -178,7 +178,7 @@ def _rank_models(
     json: bool,
 ) -> int:
     from advisor.cli.rank import fit_models
-    from advisor.pipeline.facts import read_hardware
+    from advisor.machine import read_hardware
 
     if spec.tensor_parallel_size * spec.pipeline_parallel_size == 1 and count > 1:
         spec = spec.model_copy(update={"tensor_parallel_size": count})  # all of them, as asked

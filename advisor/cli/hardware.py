@@ -27,7 +27,7 @@ def hardware(
 ) -> int:
     """What this machine is, or what a planned device would be; every figure with how it is known."""
     from advisor.cli.output import print_json
-    from advisor.pipeline.facts import read_hardware
+    from advisor.machine import read_hardware
     from profiles.errors import UsageError
     from profiles.formats.kernels import supported_formats
 

@@ -130,7 +130,7 @@ def spec_of(log: BootLog, utilization: float | None, kv_cache_memory: str | None
 
 
 def _hardware(name: str | None, spec: ServingSpec) -> HardwareProfile:
-    from advisor.pipeline.facts import read_hardware
+    from advisor.machine import read_hardware
 
     ranks = spec.tensor_parallel_size * spec.pipeline_parallel_size * spec.data_parallel_size
     return read_hardware(name, ranks)

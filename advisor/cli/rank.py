@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -77,9 +78,12 @@ def fit_models(
     from profiles.footprint import Residuals, rank_models
     from profiles.footprint.compiled import compiled_catalogue
 
-    known = compiled_catalogue()
-    residuals = Residuals.load()
-    found = rank_models(hardware, spec, _families(formats), known, residuals)
+    gc.disable()  # hundreds of thousands of tuples and no cycles: collecting costs a tenth of the answer
+    try:
+        known = compiled_catalogue()
+        found = rank_models(hardware, spec, _families(formats), known, Residuals.load())
+    finally:
+        gc.enable()
     padded = {m.facts.model_id for m in known if m.facts.stored_method == "mxfp4"}
     groups = _filtered(_grouped(found, lambda r: r.model_id), filters)
     title = (

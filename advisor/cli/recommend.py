@@ -40,7 +40,7 @@ def recommend(
 
     Nothing is measured here: `advisor tune` measures."""
     from advisor.cli.output import print_json
-    from advisor.pipeline.facts import read_hardware
+    from advisor.machine import read_hardware
     from advisor.recommend import parse_use
     from advisor.recommend import recommend as decide
     from profiles.models import read_model

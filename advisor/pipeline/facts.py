@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from advisor.machine import read_hardware
 from advisor.pipeline.inputs import RunInputs
 from advisor.workspace import Workspace, write_json, write_text
 from profiles.errors import UsageError
@@ -42,20 +43,6 @@ class Facts(Contract):
                 next_step="advisor tune downloads them when --offline is not given",
             )
         return self.model.path
-
-
-def read_hardware(gpu: str | None, count: int) -> HardwareProfile:
-    """This machine, with its measured rates once `advisor hardware --bench` took them, or `count` devices
-    of the catalogue."""
-    from profiles.hardware import planned, probe
-    from profiles.hardware.schema import DeviceKind
-    from tuners.microbench import apply, cached
-
-    if gpu is not None:
-        return planned(gpu, count)
-    found = probe()
-    bench = cached(found.device) if found.device.kind is DeviceKind.CPU else None
-    return found if bench is None else apply(found, bench)
 
 
 def gather(inputs: RunInputs) -> Facts:

@@ -59,6 +59,8 @@ class CacheLayout(NamedTuple):
 
     def request_blocks(self, tokens: int) -> int:
         """Blocks of one request of that length, all groups together."""
+        if len(self.groups) == 1:
+            return self.group_blocks(self.groups[0].spec, tokens)
         return sum(self.group_blocks(group.spec, tokens) for group in self.groups)
 
     def group_blocks(self, spec: CacheSpec, tokens: int) -> int:

@@ -206,7 +206,7 @@ class _Pricer:
 
     def __init__(self, ledger: Ledger, sharding: Sharding, served_bytes: int, device: Device) -> None:
         self._sharding, self._width, self._device = sharding, served_bytes, device
-        self._known: dict[tuple[Format, ...], tuple[RankBytes, dict[Line, Format]] | None] = {}
+        self._known: dict[tuple[str, int], tuple[RankBytes, dict[Line, Format]] | None] = {}
         self._cuda = device.kind is not DeviceKind.CPU
         self._tied = sharding.facts.tied
         self._rest = RankBytes()
@@ -223,9 +223,10 @@ class _Pricer:
 
     def price(self, formats: tuple[Format, ...]) -> tuple[RankBytes, dict[Line, Format]] | None:
         """The rank's bytes and the format of each kind of layer; None when no layer takes any format."""
-        if formats not in self._known:
-            self._known[formats] = self._price(formats)
-        return self._known[formats]
+        key = (formats[0].name, len(formats))
+        if key not in self._known:
+            self._known[key] = self._price(formats)
+        return self._known[key]
 
     def _price(self, formats: tuple[Format, ...]) -> tuple[RankBytes, dict[Line, Format]] | None:
         total = RankBytes()
