@@ -64,7 +64,9 @@ def line_format(
     group: Group, shape: tuple[int, int], formats: tuple[Format, ...], device: Device | None
 ) -> Format | None:
     """The first format that the engine runs for this layer's shape on one rank, or None."""
-    shapes = tuple({(other.out, other.inn) for other in group.lines if other.out})
+    if not formats:
+        return None
+    shapes = tuple(dict.fromkeys((other.out, other.inn) for other in group.lines if other.out))
     where = None if device is None else (device.kind, device.sm, device.isa)
     key = (shapes, shape, formats[0].name, len(formats), where)  # hashing a Format is slow
     if key not in _CHOSEN:
