@@ -58,6 +58,12 @@ def gather(inputs: RunInputs) -> Facts:
         offline=inputs.offline,
         trust_remote_code=inputs.trust_remote_code,
     )
+    if model.quantization is not None and model.quantization.method == "gguf":
+        raise UsageError(
+            "a GGUF file is already quantized: there is nothing to search in it",
+            where=inputs.model,
+            next_step="give the model that it was made from (safetensors); advisor fit takes GGUF files",
+        )
     units = tuple(
         build_units(model, hardware.device, formats=inputs.formats, tp=inputs.serving.tensor_parallel_size)
     )

@@ -56,13 +56,19 @@ def build_profile(
     license_name: str | None = None,
     tags: tuple[str, ...] = (),
     assumptions: Sequence[str] = (),
+    logical: Sequence[TensorInfo] | None = None,
 ) -> ModelProfile:
-    """The profile; tensors that the engine does not load (MTP layers, a tied lm_head) are left out."""
+    """The profile; tensors that the engine does not load (MTP layers, a tied lm_head) are left out.
+
+    `logical` has the shapes of the weights where the stored tensors hide them (GGUF).
+    """
     kept = resident(config, tensors)
     hidden = config.count("hidden_size", low=1)
     readable, known = kept, quantization
     if quantization is not None and quantization.method == "bitsandbytes":
         readable, known = _unpacked(config), None  # its files keep no shapes: flat bytes only
+    if logical is not None:
+        readable, known = resident(config, logical), None
     linears = linears_of(readable, architecture, quantization=known, hidden_size=hidden)
     if not architecture.known:
         _check_unknown(config, linears)
