@@ -113,16 +113,18 @@ def subjects_of(
 
 def _planned(model: ModelProfile, path: Path) -> Subject:
     """A plan file on a model; unit names are fused modules, the footprint wants their linears."""
+    from profiles.footprint.ledger import QUANTIZABLE_ROLES
     from tuners.plan import PrecisionPlan
 
     plan = PrecisionPlan.from_yaml(path)
+    units = {i.fused for i in model.linears if i.block is not None and i.role in QUANTIZABLE_ROLES}
     linears = {item.name: plan.formats[item.fused] for item in model.linears if item.fused in plan.formats}
-    missing = sorted(plan.formats.keys() - {item.fused for item in model.linears})
-    if missing:
+    if wrong := sorted(units ^ plan.formats.keys()):
+        has = "has no module" if wrong[0] in plan.formats else "has a module that the plan leaves out:"
         raise UsageError(
             "the plan is of another model",
             where=str(path),
-            got=f"{model.model_id[:80]} has no module {missing[0][:120]}",
+            got=f"{model.model_id[:80]} {has} {wrong[0][:120]}",
             next_step="give the plan's own model with --model",
         )
     return Subject(model, plan.label or path.stem, linears, None)

@@ -50,16 +50,16 @@ def tensor_bytes(folder: Path) -> int:
 
 def test_price_is_the_sum_over_tensors_is_the_size_of_the_checkpoint(tmp_path: Path) -> None:
     model = tmp_path / "model"
-    subprocess.run(
-        [sys.executable, "-c", MAKE, str(model), " ".join(WORDS)], check=True, capture_output=True
-    )
+    subprocess.run([sys.executable, "-c", MAKE, str(model), " ".join(WORDS)], check=True, capture_output=True)
     specs = [
         spec_of(model, tmp_path / f"plan{i}", plan=plan, method="rtn", num_samples=1).model_dump_json()
         for i, plan in enumerate(PLANS)
     ]
     (tmp_path / "specs.json").write_text(json.dumps(specs))
     subprocess.run(
-        [sys.executable, "-c", ALL_IN_ONE_CHILD, str(tmp_path / "specs.json")], check=True, capture_output=True
+        [sys.executable, "-c", ALL_IN_ONE_CHILD, str(tmp_path / "specs.json")],
+        check=True,
+        capture_output=True,
     )
     profile = read_model(str(model))
     fixed = sum(t.nbytes for t in profile.tensors) - sum(u.bytes_as("BF16") for u in UNITS)
