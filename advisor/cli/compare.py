@@ -66,12 +66,13 @@ def compare(
     Every combination of sides, --format and --gpu is a column, 2 to 6 of them.
     Exit code 0 when some side fits, 1 when none does."""
     from advisor.cli.compare_text import differences, record, show
+    from advisor.cli.fit import all_devices_used
     from advisor.cli.output import print_json
     from advisor.cli.serving import serving_spec
 
     spec = serving_spec(serving, deployment)
     subjects = [s for name in sides for s in subjects_of(name, format, model, offline, trust_remote_code)]
-    found = columns(subjects, gpu or [None], count, spec)
+    found = columns(subjects, gpu or [None], count, all_devices_used(spec, count))
     if json:
         print_json({"sides": [record(s) for s in found], "differences": differences(found)})
     else:

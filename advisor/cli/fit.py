@@ -76,7 +76,7 @@ def fit(
     from advisor.machine import read_hardware
 
     hardware = read_hardware(gpu, count)
-    found, refused = answers(known, hardware, spec, formats)
+    found, refused = answers(known, hardware, all_devices_used(spec, count), formats)
     if json:
         print_json(
             {
@@ -164,6 +164,10 @@ def _check(
         raise UsageError(
             "--explain and --full need one model on one device", next_step="advisor fit MODEL --gpu G"
         )
+    if filters.min_speed is not None and not 0 < filters.min_speed < float("inf"):
+        raise UsageError(
+            "not a speed", where="--min-speed", got=str(filters.min_speed), allowed="tokens per second"
+        )
     if filters.top is not None and filters.top < 1:
         raise UsageError("not a number of rows", where="--top", got=str(filters.top), allowed="1 or more")
 
@@ -180,6 +184,11 @@ def _rank_models(
     from advisor.cli.rank import fit_models
     from advisor.machine import read_hardware
 
-    if spec.tensor_parallel_size * spec.pipeline_parallel_size == 1 and count > 1:
-        spec = spec.model_copy(update={"tensor_parallel_size": count})  # all of them, as asked
-    return fit_models(read_hardware(gpu, count), spec, filters, formats, json=json)
+    return fit_models(read_hardware(gpu, count), all_devices_used(spec, count), filters, formats, json=json)
+
+
+def all_devices_used(spec: ServingSpec, count: int) -> ServingSpec:
+    """Tensor parallelism over `--count` devices when no parallel size was given: none is left idle."""
+    if spec.tensor_parallel_size * spec.pipeline_parallel_size * spec.data_parallel_size > 1 or count < 2:
+        return spec
+    return spec.model_copy(update={"tensor_parallel_size": count})

@@ -10,7 +10,14 @@ from profiles.models.architectures import ENGINE_VERSION, Architecture, architec
 from profiles.models.config import Config
 from profiles.models.kv import kv_layers
 from profiles.models.linears import linears_of
-from profiles.models.schema import LinearInfo, ModelProfile, MoeFacts, StoredQuantization, TensorInfo
+from profiles.models.schema import (
+    KvKind,
+    LinearInfo,
+    ModelProfile,
+    MoeFacts,
+    StoredQuantization,
+    TensorInfo,
+)
 from profiles.models.synthesise import synthesise
 
 DECODERS = ("model.layers.", "model.language_model.layers.")
@@ -73,6 +80,8 @@ def build_profile(
     if not architecture.known:
         _check_unknown(config, linears)
     layers = kv_layers(config, architecture)
+    if not config.heads and any(layer.kind not in (KvKind.NONE, KvKind.MAMBA) for layer in layers):
+        raise config.bad("num_attention_heads", config.heads, "1 or more: the model has attention layers")
     return ModelProfile(
         model_id=model_id,
         source=source,
@@ -168,7 +177,8 @@ def context_length(config: Config) -> int:
         )
         if kind == "yarn" and numbers and math.isfinite(float(factor or 0)):
             # Seldom written differently from max_position_embeddings; vLLM takes original x factor.
-            return max(length, min(int(original * float(factor or 1)), (1 << 31) - 1)) if original else length
+            stretched = min(original * float(factor or 1), float((1 << 31) - 1))
+            return max(length, int(stretched)) if original > 0 and stretched > 0 else length
     return length
 
 

@@ -89,9 +89,7 @@ def scheme_of(raw: Any) -> Scheme:
     method = str(raw.get("quant_method") or ("compressed-tensors" if "config_groups" in raw else ""))
     words, patterns = _skipped(raw.get("modules_to_not_convert") or raw.get("ignore"))
     if method == "fp8":
-        block = raw.get("weight_block_size")
-        sizes = (block[0], block[1]) if isinstance(block, list) and len(block) == 2 else None
-        return Scheme("fp8", 8, "float", -1, sizes, True, words, patterns)
+        return Scheme("fp8", 8, "float", -1, _pair(raw.get("weight_block_size")), True, words, patterns)
     if method in ("awq", "gptq"):
         bits = raw.get("bits") if raw.get("bits") in (2, 4, 8) else 4
         group = raw.get("group_size")
@@ -114,17 +112,23 @@ def _grouped(
     size = group if type(group) is int and group > 0 else 0
     if weights.get("strategy") == "tensor":
         size = -1
-    block = weights.get("block_structure")
     return Scheme(
         method,
         int(weights["num_bits"]),
         str(weights.get("type") or "int"),
         size,
-        (block[0], block[1]) if isinstance(block, list) and len(block) == 2 else None,
+        _pair(weights.get("block_structure")),
         isinstance(first, dict) and isinstance(first.get("input_activations"), dict),
         words,
         patterns,
     )
+
+
+def _pair(block: Any) -> tuple[int, int] | None:
+    """Rows and columns of a block, or None for anything that is not two positive integers."""
+    if isinstance(block, list) and len(block) == 2 and all(type(n) is int and n > 0 for n in block):
+        return block[0], block[1]
+    return None
 
 
 def _skipped(listed: Any) -> tuple[tuple[str, ...], tuple[re.Pattern[str], ...]]:
