@@ -19,7 +19,14 @@ from profiles.footprint.version import (
     TOKENS_BY_CONCURRENCY,
     Version,
 )
-from profiles.footprint.weights import FormatChoice, RankBytes, Sharding, pipeline_split, stage_bytes
+from profiles.footprint.weights import (
+    FormatChoice,
+    RankBytes,
+    Sharding,
+    mxfp4_by_triton,
+    pipeline_split,
+    stage_bytes,
+)
 
 
 class Extra(NamedTuple):
@@ -100,7 +107,11 @@ def predict(
     assert spec.max_model_len is not None
     width, pp = served_bytes(spec, facts), spec.pipeline_parallel_size
     sharding = Sharding(
-        facts, spec.tensor_parallel_size, spec.data_parallel_size, spec.enable_expert_parallel
+        facts,
+        spec.tensor_parallel_size,
+        spec.data_parallel_size,
+        spec.enable_expert_parallel,
+        triton=mxfp4_by_triton(view.sm, version),
     )
     stages = stage_bytes(ledger, sharding, width, choice, pp, cuda=not view.cpu)
     batch = Batch(

@@ -47,8 +47,9 @@ def weights_figure(p: Prediction, facts: ModelFacts, spec: ServingSpec, label: s
         )
     if facts.stored_method == "mxfp4":
         return Figure.estimated(
-            rank.weights, rank.weights * 0.97, rank.weights * 1.005, "B",
-            "tensor shapes padded as Marlin does (gpt-oss-120b: Triton 64.38, Marlin 65.97 GiB)", formula,
+            rank.weights, rank.weights * 0.97, rank.weights * 1.03, "B",
+            "tensor shapes padded as the expert kernel does (gpt-oss-120b: Triton 64.38, Marlin 65.97 GiB)",
+            formula,
         )  # fmt: skip
     return Figure.exact(rank.weights, "B", "tensor shapes and dtypes", formula)
 

@@ -24,7 +24,7 @@ from profiles.footprint.speed import (
 from profiles.footprint.startup import memory_refusals, shape_refusals
 from profiles.footprint.uniform import family_formats, fused_shape, line_format
 from profiles.footprint.version import parse_version
-from profiles.footprint.weights import RankBytes, Sharding, UniformChoice, group_bytes
+from profiles.footprint.weights import RankBytes, Sharding, UniformChoice, group_bytes, mxfp4_by_triton
 from profiles.formats import Format
 from profiles.hardware.schema import Device, DeviceKind, HardwareProfile
 from profiles.models.schema import ModelProfile
@@ -134,7 +134,11 @@ def _answers(
     if device.kind is DeviceKind.METAL:
         wrong = ["vLLM has no engine for Apple GPUs", *wrong]
     sharding = Sharding(
-        facts, full.tensor_parallel_size, full.data_parallel_size, full.enable_expert_parallel
+        facts,
+        full.tensor_parallel_size,
+        full.data_parallel_size,
+        full.enable_expert_parallel,
+        triton=mxfp4_by_triton(view.sm, version),
     )
     extra = Extra()
     if residuals is not None:

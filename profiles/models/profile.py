@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from profiles.errors import UsageError, nearest
@@ -172,13 +171,16 @@ def context_length(config: Config) -> int:
     if isinstance(scaling, dict):
         kind = scaling.get("rope_type", scaling.get("type"))
         factor, original = scaling.get("factor"), scaling.get("original_max_position_embeddings")
-        numbers = (
-            isinstance(factor, int | float) and isinstance(original, int) and not isinstance(factor, bool)
-        )
-        if kind == "yarn" and numbers and math.isfinite(float(factor or 0)):
+        if (
+            kind == "yarn"
+            and isinstance(original, int)
+            and isinstance(factor, int | float)
+            and not isinstance(factor, bool)
+            and 0 < factor < 1e9
+            and 0 < original < 1 << 31
+        ):
             # Seldom written differently from max_position_embeddings; vLLM takes original x factor.
-            stretched = min(original * float(factor or 1), float((1 << 31) - 1))
-            return max(length, int(stretched)) if original > 0 and stretched > 0 else length
+            return max(length, min(int(original * factor), (1 << 31) - 1))
     return length
 
 
