@@ -14,7 +14,9 @@ from profiles.footprint.facts import KvFacts
 from profiles.footprint.version import ASYNC_IN_FLIGHT, HYBRID_MANAGER, MAMBA_ALIGN, Version
 from profiles.models.schema import KvKind
 
-FP8_KINDS = frozenset({"fp8", "fp8_e4m3", "fp8_e5m2"})
+FP8_KINDS = frozenset({"fp8", "fp8_e4m3", "fp8_e5m2", "fp8_ds_mla"})
+SCALED_KINDS = frozenset({"int8", "int8_per_token_head", "fp8_per_token_head"})
+"""One byte per element and two fp32 scales per token and head (`triton_attn.py`)."""
 MLA_BLOCK_ALIGNMENT = 128
 """Hybrids of MLA and mamba use blocks that are multiples of it (vLLM 0.32)."""
 
@@ -101,7 +103,7 @@ class CacheLayout(NamedTuple):
 def token_bytes(layer: KvFacts, dtype: str, served_bytes: int, tp: int) -> int:
     """Bytes per token of one layer on one rank; heads replicate when TP exceeds them.
 
-    Per head: (K + V) x element; INT8 adds two fp32 scales per token and head (`triton_attn.py`); NVFP4
+    Per head: (K + V) x element; the per-token-head kinds add two fp32 scales; NVFP4
     is 4 bits and an FP8 scale per 16. MLA keeps one latent; in FP8 the layout of 512 B latent, 16 B of
     scales and 128 B of 16-bit RoPE (656 B per token, `flashmla_sparse.py`), 352 B in NVFP4.
     """
@@ -118,8 +120,10 @@ def token_bytes(layer: KvFacts, dtype: str, served_bytes: int, tp: int) -> int:
     key, value = layer.head_dim, layer.v_head_dim or layer.head_dim
     if dtype in FP8_KINDS:
         per_head = key + value
-    elif dtype == "int8":
+    elif dtype in SCALED_KINDS:
         per_head = key + value + 8
+    elif dtype == "int4_per_token_head":
+        per_head = key // 2 + value // 2 + 8
     elif dtype == "nvfp4":
         per_head = key // 2 + key // 16 + value // 2 + value // 16
     else:

@@ -13,6 +13,13 @@ LIMIT = 1 << 48
 """Counts beyond it are typing errors, and too large for arithmetic in doubles."""
 
 
+KvCacheDtype = Literal[
+    "auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "fp8_ds_mla", "fp8_per_token_head", "int8",
+    "int8_per_token_head", "int4_per_token_head", "nvfp4",
+]  # fmt: skip
+"""vLLM's names (0.32 `CacheDType`); `int8` is short for `int8_per_token_head`."""
+
+
 class ServingSpec(Contract):
     """Serving arguments, named as vLLM names them; None means the engine's own default."""
 
@@ -20,9 +27,7 @@ class ServingSpec(Contract):
     concurrency: int = Field(default=1, ge=1, lt=LIMIT)
     gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
     kv_cache_memory_bytes: int | None = Field(default=None, ge=0, le=1 << 60)
-    kv_cache_dtype: Literal["auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "int8", "nvfp4"] = (
-        "auto"
-    )
+    kv_cache_dtype: KvCacheDtype = "auto"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     tensor_parallel_size: int = Field(default=1, ge=1, lt=LIMIT)
     pipeline_parallel_size: int = Field(default=1, ge=1, lt=LIMIT)
