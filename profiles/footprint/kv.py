@@ -113,6 +113,10 @@ def token_bytes(layer: KvFacts, dtype: str, served_bytes: int, tp: int) -> int:
             kept = latent + _cdiv(latent, 128) * 4 + rope * 2
         elif dtype == "nvfp4":
             kept = _cdiv(latent * 352, 512)
+        elif dtype in SCALED_KINDS:
+            kept = latent + rope + 8
+        elif dtype == "int4_per_token_head":
+            kept = (latent + rope) // 2 + 8
         else:
             kept = (latent + rope) * _element(dtype, served_bytes)
         return kept + layer.indexer_bytes
