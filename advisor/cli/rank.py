@@ -256,7 +256,7 @@ def record(ranked: Ranked, padded: set[str]) -> dict[str, Any]:
         "model": ranked.model_id,
         "device": ranked.device,
         "devices": ranked.devices,
-        "format": ranked.family,
+        "format": format_of(ranked),
         "verdict": ranked.verdict.value,
         "reason": ranked.reason,
         "parameters": ranked.params,
@@ -270,6 +270,13 @@ def record(ranked: Ranked, padded: set[str]) -> dict[str, Any]:
         "longest_context": expected(ranked.longest_context, "tokens"),
         "decode_tokens_s": decode,
     }
+
+
+def format_of(ranked: Ranked) -> str:
+    """The family, or how the checkpoint is stored already."""
+    if not ranked.stored or ranked.family != "16-bit":
+        return ranked.family
+    return ranked.stored.removesuffix(" 128x128").removesuffix(" experts")
 
 
 def _show(title: str, first: str, groups: list[list[Ranked]], total: int, padded: set[str]) -> None:
@@ -289,7 +296,7 @@ def _show(title: str, first: str, groups: list[list[Ranked]], total: int, padded
         rows.add_row(
             r.model_id if first == "model" else r.device,
             f"{r.params / 1e9:,.2f}B" if first == "model" else str(r.devices),
-            r.family,
+            format_of(r),
             mark + size(r.weights),
             f"~{r.kv_tokens:,}",
             f"~{r.concurrency:,.1f} x {r.context:,}",

@@ -265,9 +265,8 @@ def _free_after(p: Prediction, view: DeviceView, spec: ServingSpec, source: str)
         outside = (0.0, 0.0, 0.0) if p.graphs_inside else rank.graph
         taken = [p.budget + g for g in outside]
     value, high, low = (max(0.0, view.total - t) for t in taken)
-    return Figure.estimated(
-        value, min(low, value), max(high, value), "B", source, "device memory - what the engine takes"
-    )
+    words = f"{gib(view.total)} of device memory - {gib(taken[0])} that the engine takes"
+    return Figure.estimated(value, min(low, value), max(high, value), "B", source, words)
 
 
 def _reason(

@@ -59,6 +59,7 @@ class Ranked(NamedTuple):
     params: int
     license: str
     tags: tuple[str, ...]
+    stored: str = ""  # how the checkpoint is already quantized: then "16-bit" means as it is
 
 
 def rank_models(
@@ -160,6 +161,8 @@ def _answers(
     out = []
     for family in families:
         formats = family_formats(family)
+        if facts.stored_method and formats:
+            continue  # quantizing it again would start from rounded weights
         found = pricer.price(formats) if formats else None
         p = stored
         if found is None:
@@ -195,6 +198,7 @@ def _answers(
                 model.params,
                 model.license,
                 model.tags,
+                facts.stored_label,
             )
         )
     return out

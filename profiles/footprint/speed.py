@@ -127,13 +127,12 @@ def speed(
     )
     itl = _figure(value, fast, slow, "ms", source, formula)
     rates = [tp * peak.value * e / (ops * tp) for e in PREFILL_EFFICIENCY]
-    prefill = _figure(
-        rates[1], rates[0], rates[2], "tok/s", source, f"{tp} x peak x efficiency / {ops * tp / 1e9:,.2f} Gop"
-    )
+    words = f"{tp} x {peak.value / 1e12:,.1f} Top/s x {PREFILL_EFFICIENCY[1]} / {ops * tp / 1e9:,.2f} Gop per token"
+    prefill = _figure(rates[1], rates[0], rates[2], "tok/s", source, words)
     first = [1e3 * context / r for r in rates]
     ttft = _figure(
         first[1] + value, first[2] + fast, first[0] + slow, "ms", source,
-        f"a prompt of {context:,} tokens / prefill rate + one step, queue empty",
+        f"a prompt of {context:,} tokens / {rates[1]:,.0f} tok/s + one step of {value:,.2f} ms, queue empty",
     )  # fmt: skip
     decode = _figure(1e3 / value, 1e3 / slow, 1e3 / fast, "tok/s", source, f"1000 / ITL of {value:,.2f} ms")
     many = batch * spec.data_parallel_size

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from profiles.footprint import ServingSpec, Verdict, estimate
+from profiles.footprint import ServingSpec, Verdict, estimate, explain
+from profiles.footprint.explain import LINES
 from profiles.footprint.plans import uniform_plans
 from profiles.formats import MENU
 from profiles.formats.kernels import kernel_support
@@ -133,3 +134,27 @@ def test_laws_are_calibrated_on_their_device_and_version_alone() -> None:
     other = estimate(llama(), gpu(name="NVIDIA A100"), spec).activation
     assert other.provenance == "estimated"
     assert "carried to NVIDIA A100" in other.source
+
+
+@pytest.mark.parametrize(
+    ("model", "spec"),
+    [
+        (MODEL, {}),
+        ("Qwen/Qwen3-30B-A3B", {"tensor_parallel_size": 2, "enable_expert_parallel": True}),
+        ("google/gemma-3-12b-it", {"enforce_eager": True}),
+        ("ibm-granite/granite-4.0-h-tiny", {"kv_cache_memory_bytes": 1 << 30}),
+        ("deepseek-ai/DeepSeek-V2-Lite-Chat", {"pipeline_parallel_size": 2, "cpu_offload_gb": 1}),
+        ("BAAI/bge-m3", {}),
+        ("openai/gpt-oss-20b", {"kv_cache_dtype": "fp8"}),
+    ],
+)
+def test_every_line_has_a_formula_with_numbers_and_a_source(model: str, spec: dict[str, object]) -> None:
+    found = estimate(catalogue_model(model), gpu(count=2), ServingSpec.model_validate(spec))
+    text = explain(found)
+    for field, title in LINES:
+        figure = getattr(found, field)
+        if figure is not None:
+            assert figure.source, field
+            assert figure.formula, field
+            assert title in text
+            assert any(c.isdigit() for c in figure.formula) or figure.value in (0, float("inf")), field
