@@ -127,7 +127,8 @@ def speed(
     )
     itl = _figure(value, fast, slow, "ms", source, formula)
     rates = [tp * peak.value * e / (ops * tp) for e in PREFILL_EFFICIENCY]
-    words = f"{tp} x {peak.value / 1e12:,.1f} Top/s x {PREFILL_EFFICIENCY[1]} / {ops * tp / 1e9:,.2f} Gop per token"
+    words = f"{tp} x {peak.value / 1e12:,.1f} Top/s x {PREFILL_EFFICIENCY[1]}"
+    words += f" / {ops * tp / 1e9:,.2f} Gop per token"
     prefill = _figure(rates[1], rates[0], rates[2], "tok/s", source, words)
     first = [1e3 * context / r for r in rates]
     ttft = _figure(
