@@ -24,6 +24,14 @@ class Deployment:
     enable_expert_parallel: Annotated[
         bool, Parameter(name="--enable-expert-parallel", negative="", help="Whole experts per rank.")
     ] = False
+    enable_prefix_caching: Annotated[
+        bool | None,
+        Parameter(
+            name="--enable-prefix-caching",
+            negative="--no-enable-prefix-caching",
+            help="Mamba layers keep a second state page with it.",
+        ),
+    ] = None
     block_size: Annotated[int | None, Parameter(name="--block-size", help="Tokens per KV block.")] = None
     cpu_offload_gb: Annotated[
         float, Parameter(name="--cpu-offload-gb", help="GiB of weights kept in host memory, per rank.")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FIELDS = (
     "max_model_len", "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "dtype",
     "kv_cache_dtype", "gpu_memory_utilization", "max_num_seqs", "max_num_batched_tokens", "enforce_eager",
-    "engine_version",
+    "enable_prefix_caching", "engine_version",
 )  # fmt: skip
 """What a log says about how the engine was started."""
 

@@ -29,7 +29,8 @@ def learn(
 
     device = facts.hardware.device.name
     try:
-        spec = serving.model_copy(update={"engine_version": measured.engine_version})
+        update = {"engine_version": measured.engine_version, "enable_prefix_caching": False}  # as measured
+        spec = serving.model_copy(update=update)
         predicted = footprint_of(facts, plan, spec)
         boot = boot_log(facts, measured, log)
         fresh = residual_of(boot, predicted)

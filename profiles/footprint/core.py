@@ -88,6 +88,7 @@ def cache_request(spec: ServingSpec, facts: ModelFacts, version: Version) -> Cac
         spec.max_model_len,
         spec.num_speculative_tokens,
         version,
+        spec.enable_prefix_caching,
     )
 
 

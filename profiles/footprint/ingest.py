@@ -74,6 +74,7 @@ _TEXTS: tuple[tuple[str, str], ...] = (
     ("model", r"non-default args: .{0,2000}?'model': '([^']{1,300})'"),
     ("dtype", r"\bdtype=torch\.(\w{1,20})"),
     ("kv_cache_dtype", r"\bkv_cache_dtype=(\w{1,24})"),
+    ("prefix_caching", r"\benable_prefix_caching(?:=|': )(True|False)\b"),
     ("gpu", r"(?:GPU name|Device name|device_name)[:=] ?'?([A-Za-z0-9 _./()-]{2,60})"),
 )
 _FAILURES = re.compile(
@@ -106,6 +107,7 @@ class BootLog(Contract):
     max_num_seqs: int | None = None
     gpu_memory_utilization: float | None = None
     enforce_eager: bool = False
+    enable_prefix_caching: bool | None = None
     total_bytes: float | None = None
     weights: float | None = None
     activation: float | None = None
@@ -195,6 +197,7 @@ def parse_boot_log(text: str, where: str = "the log") -> BootLog:
         max_num_seqs=_whole(counts.get("max_num_seqs")),
         gpu_memory_utilization=util,
         enforce_eager=eager,
+        enable_prefix_caching={"True": True, "False": False}.get(words.get("prefix_caching", "")),
         total_bytes=_last(sizes.get("total")),
         weights=max(sizes["weights"]) if "weights" in sizes else None,
         activation=_activation(sizes),

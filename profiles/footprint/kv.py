@@ -152,6 +152,7 @@ class CacheRequest(NamedTuple):
     max_model_len: int
     speculative_tokens: int
     version: Version
+    prefix_caching: bool | None = None
 
 
 def layout(layers: Sequence[KvFacts], ask: CacheRequest) -> CacheLayout:
@@ -165,7 +166,8 @@ def layout(layers: Sequence[KvFacts], ask: CacheRequest) -> CacheLayout:
     kinds = {layer.kind for layer in kept}
     widen = not hybrid and KvKind.FULL in kinds and len(kinds) > 1
     in_flight = ask.batched_tokens * (2 if ask.version >= ASYNC_IN_FLIGHT else 1)
-    pages = (2 if ask.version >= MAMBA_ALIGN and len(kinds) > 1 else 1) + ask.speculative_tokens
+    cached = ask.version >= MAMBA_ALIGN if ask.prefix_caching is None else ask.prefix_caching
+    pages = (2 if cached and len(kinds) > 1 else 1) + ask.speculative_tokens
     counts: dict[CacheSpec, list[int]] = {}
     for layer, spec in zip(kept, _specs(kept, ask, widen=widen), strict=True):
         held = counts.setdefault(spec, [0] * ask.pp)

@@ -38,6 +38,7 @@ class ServingSpec(Contract):
     max_num_seqs: int | None = Field(default=None, ge=1, lt=LIMIT)
     block_size: int | None = Field(default=None, ge=1, le=1 << 20)
     enforce_eager: bool = False
+    enable_prefix_caching: bool | None = None  # matters to memory for mamba layers alone
     cpu_offload_gb: float = Field(default=0, ge=0, le=1e9)
     max_loras: int = Field(default=0, ge=0, le=1 << 16)
     max_lora_rank: int = Field(default=16, ge=1, le=1 << 13)

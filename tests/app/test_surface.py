@@ -17,7 +17,8 @@ SERVING = {
 DEPLOYMENT = {
     "--dtype", "--dp", "--data-parallel-size", "--dcp", "--decode-context-parallel-size",
     "--enable-expert-parallel", "--block-size", "--cpu-offload-gb", "--max-loras", "--max-lora-rank",
-    "--speculative-model", "--num-speculative-tokens", "--engine-version",
+    "--enable-prefix-caching", "--no-enable-prefix-caching", "--speculative-model",
+    "--num-speculative-tokens", "--engine-version",
 }  # fmt: skip
 STAGE = {
     "--run", "--plan", "--model", "--task", "--resume", "--no-resume", "--offline", "--yes", "-y",

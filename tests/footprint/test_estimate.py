@@ -392,6 +392,31 @@ def test_a_hybrid_that_engines_reported() -> None:
     assert two.max_concurrency.value == pytest.approx(6.17, abs=0.005)
 
 
+@pytest.mark.parametrize(
+    ("model", "block", "tokens", "concurrency", "spec"),
+    [
+        (
+            "Qwen/Qwen3.6-35B-A3B", 2096, 567_978, 4.33,
+            {"engine_version": "0.24.0", "kv_cache_dtype": "fp8", "max_model_len": 131072,
+             "kv_cache_memory_bytes": int(5.98 * GIB), "enable_prefix_caching": True},
+        ),
+        (
+            "Qwen/Qwen3.5-27B", 784, 290_864, 33.04,
+            {"engine_version": "0.19.0", "max_model_len": 32768, "kv_cache_memory_bytes": 1487 * 51_380_224},
+        ),
+    ],
+)  # fmt: skip
+def test_linear_attention_that_engines_reported(
+    model: str, block: int, tokens: int, concurrency: float, spec: dict[str, object]
+) -> None:
+    """Public logs: an RTX 5090 with prefix caching, and an H20 (vLLM issue 40691)."""
+    known, asked = catalogue_model(model), ServingSpec.model_validate(spec)
+    assert predict_stages(known, gpu(140), asked).cache.block == block
+    found = estimate(known, gpu(140), asked)
+    assert found.kv_tokens.value == tokens
+    assert found.max_concurrency.value == pytest.approx(concurrency, abs=0.005)
+
+
 def test_a_model_of_windows_and_experts_that_no_law_was_fitted_on() -> None:
     """Gemma 4 26B-A4B on an A100, eager: 48.5 GiB of weights, 21.5 GiB for the cache (0.19, public)."""
     spec = ServingSpec(
