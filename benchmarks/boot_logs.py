@@ -11,6 +11,7 @@ a known one: `profiles/models/catalogue/variants.py`); a model that it lacks is 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import re
 import sys
@@ -22,7 +23,7 @@ from profiles.errors import AdvisorError
 from profiles.footprint import Footprint, ServingSpec, Verdict, estimate, uniform_formats
 from profiles.footprint.core import Rank
 from profiles.footprint.estimate import predict_stages
-from profiles.hardware import planned
+from profiles.hardware import find_device, planned
 from profiles.hardware.schema import HardwareProfile
 from profiles.models import ModelProfile, catalogue_model
 from profiles.models.schema import KvKind
@@ -110,10 +111,19 @@ def measured_row(record: dict[str, str], version: str) -> Row:
 
 def machine(record: dict[str, str], count: int) -> HardwareProfile:
     """The catalogue's device with the total that the run's driver reported."""
-    hardware = planned(record["gpu"].split("-")[0].lower(), count)
+    hardware = planned(known_device(record["gpu"].lower()), count)
     total = Figure.exact(float(record["init_total_memory_gib"]) * GIB, "B", "boot log")
     devices = tuple(d.model_copy(update={"total_bytes": total}) for d in hardware.devices)
     return hardware.model_copy(update={"devices": devices})
+
+
+def known_device(name: str) -> str:
+    """The catalogue's name for a log's: `h100-80gb`, else without its last parts."""
+    parts = name.split("-")
+    for end in range(len(parts), 1, -1):
+        with contextlib.suppress(AdvisorError):
+            return find_device("-".join(parts[:end])).name
+    return parts[0]
 
 
 def formats_of(
