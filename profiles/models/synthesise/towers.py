@@ -18,8 +18,8 @@ def tower(config: Config) -> Shapes:
         return _siglip(vision, "vision_tower.vision_model.") + _gemma3_projector(config, vision)
     if kind == "gemma4":
         return _gemma4(config, vision)
-    if kind == "llava_next":
-        return _siglip(vision, "vision_tower.vision_model.") + _llava_projector(config, vision)
+    if kind in ("llava", "llava_next"):
+        return _llava(config, vision, kind)
     if kind == "kimi_vl":
         return _moonvit(vision, "vision_tower.") + _kimi_projector(config, vision)
     if kind == "mistral3":
@@ -113,8 +113,24 @@ def _gemma4(config: Config, vision: Config) -> Shapes:
     )
 
 
+def _llava(config: Config, vision: Config, kind: str) -> Shapes:
+    """A CLIP or SigLIP tower; LLaVA-NeXT separates image rows with a learned vector."""
+    root = "vision_tower.vision_model."
+    hidden = vision.count("hidden_size", low=1)
+    tower_shapes = _siglip(vision, root)
+    if vision.model_type == "clip_vision_model":
+        places = (vision.count("image_size", low=1) // vision.count("patch_size", low=1)) ** 2 + 1
+        at = root + "embeddings."
+        skip = (at + "patch_embedding.bias", at + "position_embedding.weight")
+        tower_shapes = [entry for entry in tower_shapes if entry[0] not in skip]
+        tower_shapes += [(at + "class_embedding", (hidden,)), (skip[1], (places, hidden))]
+        tower_shapes += _norm(root + "pre_layrnorm", hidden)  # the published spelling
+    row = [("image_newline", (config.count("hidden_size", low=1),))] if kind == "llava_next" else []
+    return tower_shapes + _llava_projector(config, vision) + row
+
+
 def _llava_projector(config: Config, vision: Config) -> Shapes:
-    """LLaVA-NeXT: features of one tower layer, or of several side by side (Granite Vision)."""
+    """Two layers over the features of one tower layer, or of several side by side (Granite Vision)."""
     width, hidden = vision.count("hidden_size", low=1), config.count("hidden_size", low=1)
     chosen = config.raw.get("vision_feature_layer")
     layers = len(chosen) if isinstance(chosen, list) and 0 < len(chosen) <= 64 else 1
@@ -122,7 +138,7 @@ def _llava_projector(config: Config, vision: Config) -> Shapes:
     shapes = linear(at + "linear_1", hidden, layers * width, True) + linear(
         at + "linear_2", hidden, hidden, True
     )
-    return [*shapes, ("image_newline", (hidden,))]
+    return shapes
 
 
 def _moonvit(vision: Config, root: str) -> Shapes:
