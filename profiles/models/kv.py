@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from profiles.models.architectures import Architecture
 from profiles.models.config import Config
-from profiles.models.layers import layer_kinds, window_tokens
+from profiles.models.layers import layer_kinds, shared_indexers, window_tokens
 from profiles.models.schema import KvKind, KvLayer
 
 NO_LATENT_CACHE = frozenset({"minicpm3"})
@@ -21,6 +21,10 @@ def kv_layers(config: Config, architecture: Architecture) -> tuple[KvLayer, ...]
     kinds = layer_kinds(config)
     by_kind = {kind: _entries(config, kind) for kind in set(kinds)}
     layers = [entry for kind in kinds for entry in by_kind[kind]]
+    if without := shared_indexers(config):
+        layers = [
+            e.model_copy(update={"indexer_bytes": 0}) if i in without else e for i, e in enumerate(layers)
+        ]
     shared = config.count("num_kv_shared_layers", 0) if config.model_type.startswith("gemma") else 0
     if shared:
         if shared >= len(layers):

@@ -119,6 +119,12 @@ def _no_empty_windows(config: Config, kinds: list[str]) -> list[str]:
     return kinds
 
 
+def shared_indexers(config: Config) -> frozenset[int]:
+    """Layers of sparse attention that use an earlier layer's indexer (GLM-5.2 `indexer_types`)."""
+    words = config.strings("indexer_types", config.num_layers) or []
+    return frozenset(i for i, word in enumerate(words) if word == "shared")
+
+
 def window_tokens(config: Config, kind: str) -> int | None:
     """Tokens that a window or chunk holds; Cohere's window sees one more (vLLM 0.32 commandr.py)."""
     if kind == "chunked":

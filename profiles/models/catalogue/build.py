@@ -38,9 +38,10 @@ def facts_of(raw: dict[str, Any]) -> dict[str, Any]:
     """The config without training, generation and tokenizer fields, its nested configs likewise."""
     out: dict[str, Any] = {}
     for key, value in raw.items():
-        if value is None or NOT_FACTS.search(key):
+        if NOT_FACTS.search(key):
             continue
-        out[key] = facts_of(value) if key in (*TEXT_CONFIGS, "vision_config") else value
+        nested = key in (*TEXT_CONFIGS, "vision_config") and isinstance(value, dict)
+        out[key] = facts_of(value) if nested else value  # null is a fact: not the class's default
     return out
 
 

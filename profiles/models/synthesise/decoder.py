@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from profiles.errors import UsageError, nearest
 from profiles.models.config import Config
-from profiles.models.layers import layer_kinds
+from profiles.models.layers import layer_kinds, shared_indexers
 from profiles.models.schema import TensorInfo
 from profiles.models.synthesise.attention import attention, conv_mixer, linear_attention, mamba
 from profiles.models.synthesise.encoder import ENCODERS
@@ -35,11 +35,13 @@ def synthesise(config: Config, *, stack_experts: bool = True) -> tuple[TensorInf
     root = _root(config, style)
     hidden, vocab = config.count("hidden_size", low=1), config.vocab
     store.add(f"{root}{style.embed}.weight", (vocab, hidden))
-    blocks: dict[tuple[str, bool], Shapes] = {}
+    blocks: dict[tuple[str, bool, bool], Shapes] = {}
+    borrowing = shared_indexers(config)
     for index, kind in enumerate(layer_kinds(config)):
-        key = (kind, is_moe_layer(config, style, index))
+        key = (kind, is_moe_layer(config, style, index), index in borrowing)
         if key not in blocks:
-            blocks[key] = _block(config, style, *key)
+            shapes = _block(config, style, kind, key[1])
+            blocks[key] = [s for s in shapes if ".indexer." not in s[0]] if key[2] else shapes
         store.add_block(f"{root}{style.layers}{index}.", blocks[key], cache_key=key)
     if style.final_norm:
         store.add_block(root, _norm(style.final_norm, hidden, style))
