@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from profiles.models.schema import ModelProfile
 
 _PARAMS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+NARROW = 100
+"""Columns below which a ranking leaves out what would fold: the organisation, tokens and requests."""
 DEFAULT_TOP = 20
 """Rows that a screen holds."""
 
@@ -284,24 +286,28 @@ def _show(title: str, first: str, groups: list[list[Ranked]], total: int, padded
 
     out = console()
     out.print(title, markup=False)
+    narrow = out.width < NARROW
     lead = ["model", "params"] if first == "model" else ["device", "count"]
-    rows = table(
-        None,
-        [*lead, "format", "weights", "KV tokens", "requests", "decode tok/s", "verdict"],
-        right=(1, 3, 4, 5, 6),
-    )
+    held = ["context"] if narrow else ["KV tokens", "requests"]
+    columns = [*lead, "format", "weights", *held, "tok/s" if narrow else "decode tok/s", "verdict"]
+    rows = table(None, columns, right=[1, *range(3, len(columns) - 1)])
     for group in groups:
         r = group[0]
         mark = "~" if r.model_id in padded else ""
+        name = r.model_id if first == "model" else r.device
+        if narrow:
+            name = name.rsplit("/", 1)[-1].removeprefix("NVIDIA ").removeprefix("GeForce ")
+        cache = (
+            [f"{r.context:,}"] if narrow else [f"~{r.kv_tokens:,}", f"~{r.concurrency:,.1f} x {r.context:,}"]
+        )
         rows.add_row(
-            r.model_id if first == "model" else r.device,
+            name,
             f"{r.params / 1e9:,.2f}B" if first == "model" else str(r.devices),
             format_of(r),
             mark + size(r.weights),
-            f"~{r.kv_tokens:,}",
-            f"~{r.concurrency:,.1f} x {r.context:,}",
+            *cache,
             f"~{r.decode_tokens_s:,.0f}" if r.decode_tokens_s else "-",
-            r.verdict.value + (f": {r.reason}" if not _fits(r) and len(r.reason) < 40 else ""),
+            r.verdict.value + (f": {r.reason}" if not narrow and not _fits(r) and len(r.reason) < 40 else ""),
         )
     out.print(rows)
     if total > len(groups):
