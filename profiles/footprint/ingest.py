@@ -5,6 +5,7 @@ A log is untrusted text: size, line length and every number are bounded, pattern
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from pathlib import Path
@@ -77,17 +78,19 @@ _TEXTS: tuple[tuple[str, str], ...] = (
     ("prefix_caching", r"\benable_prefix_caching(?:=|': )(True|False)\b"),
     ("gpu", r"(?:GPU name|Device name|device_name)[:=] ?'?([A-Za-z0-9 _./()-]{2,60})"),
 )
-_FAILURES = re.compile(
+_FAILURES = (
     r"(To serve at least one request with the model'?s'? max seq len|No available memory for the cache blocks"
     r"|is larger than the maximum number of tokens that can be stored in KV cache"
     r"|CUDA out of memory|is less than desired (?:GPU|CPU) memory utilization"
     r"|Engine core initialization failed)"
 )
-_PATTERNS = tuple(
-    (kind, name, re.compile(pattern))
-    for kind, table in (("size", _SIZES), ("count", _COUNTS), ("text", _TEXTS))
-    for name, pattern in table
-)
+
+
+@functools.cache
+def _patterns() -> tuple[tuple[str, str, re.Pattern[str]], ...]:
+    """(size, count or text; name; pattern), compiled when the first log is read."""
+    tables = (("size", _SIZES), ("count", _COUNTS), ("text", _TEXTS))
+    return tuple((kind, name, re.compile(pattern)) for kind, table in tables for name, pattern in table)
 
 
 class BootLog(Contract):
@@ -153,10 +156,11 @@ def parse_boot_log(text: str, where: str = "the log") -> BootLog:
     words: dict[str, str] = {}
     failure = None
     eager = listed = False
+    patterns, failures = _patterns(), re.compile(_FAILURES)
     for number, raw in enumerate(text.splitlines(), 1):
         for start in range(0, min(len(raw), 8 * MAX_LINE), MAX_LINE):
             line = raw[start : start + MAX_LINE + 200]
-            for kind, name, pattern in _PATTERNS:
+            for kind, name, pattern in patterns:
                 match = pattern.search(line)
                 if match is None:
                     continue
@@ -168,7 +172,7 @@ def parse_boot_log(text: str, where: str = "the log") -> BootLog:
                     words.setdefault(name, match[1])
             eager = eager or "enforce_eager=True" in line or "Enforce eager set" in line
             listed = listed or "non-default args: " in line
-            if failure is None and (found := _FAILURES.search(line)):
+            if failure is None and (found := failures.search(line)):
                 failure = found[1]
     if not sizes and "kv_tokens" not in counts and "blocks" not in counts and failure is None:
         raise UsageError(
