@@ -209,6 +209,10 @@ def _shorter(longest: int, context: int, wrong: list[str]) -> Verdict:
     return Verdict.FITS_IF if not wrong and 1024 <= longest < context else Verdict.DOES_NOT_FIT
 
 
+_PRICED: dict[tuple[object, ...], tuple[tuple[Format | None, ...], int]] = {}
+"""Formats and bytes per block of a kind of layer: models of one family share most of theirs."""
+
+
 class _Pricer:
     """Weights of one model in family after family: only quantizable groups are priced again."""
 
@@ -217,6 +221,11 @@ class _Pricer:
         self._known: dict[tuple[str, int], tuple[RankBytes, dict[Line, Format]] | None] = {}
         self._cuda = device.kind is not DeviceKind.CPU
         self._tied = sharding.facts.tied
+        facts = sharding.facts
+        self._signature = (
+            served_bytes, sharding.tp, sharding.ep, sharding.triton, device.kind, device.sm, device.isa,
+            facts.heads, facts.kv_heads, facts.expert_width, facts.stored_method, facts.latent,
+        )  # fmt: skip
         self._rest = RankBytes()
         self._rest.total = sharding.facts.rope_elements * self._width
         self._groups: list[tuple[Group, tuple[tuple[int, int] | None, ...]]] = []
@@ -244,13 +253,16 @@ class _Pricer:
             self._rest.unread,
         )
         table: dict[Line, Format] = {}
+        mark = (formats[0].name, len(formats), self._signature)
         for group, shapes in self._groups:
-            chosen = [line_format(group, s, formats, self._device) if s else None for s in shapes]
-            table.update(
-                {line: fmt for line, fmt in zip(group.lines, chosen, strict=True) if fmt is not None}
-            )
-            held = group_bytes(group, chosen, self._sharding, self._width, cuda=self._cuda)
-            total.add(group, held, self._tied)
+            key = (group.fused, group.lines, shapes, mark)
+            if key not in _PRICED:
+                chosen = [line_format(group, s, formats, self._device) if s else None for s in shapes]
+                held = group_bytes(group, chosen, self._sharding, self._width, cuda=self._cuda)
+                _PRICED[key] = (tuple(chosen), held // max(1, len(group.blocks)))
+            found, each = _PRICED[key]
+            table.update({line: fmt for line, fmt in zip(group.lines, found, strict=True) if fmt is not None})
+            total.add(group, each * len(group.blocks), self._tied)
         return (total, table) if table else None
 
 
