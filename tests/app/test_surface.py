@@ -41,7 +41,7 @@ SURFACE: dict[str, set[str]] = {
     | DEPLOYMENT
     | {"--gpu", "--count", "--format", "--model", "--trust-remote-code", "--offline", "--json"},
     "recommend": {
-        "--task", "--use", "--gpu", "--count", "--trust-remote-code", "--offline", "--json",
+        "--task", "--use", "--run", "--gpu", "--count", "--trust-remote-code", "--offline", "--json",
     },
     "tune": SERVING
     | {
