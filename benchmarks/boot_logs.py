@@ -3,13 +3,15 @@
     python benchmarks/boot_logs.py [CSV]
 
 The CSV has the columns of `vllm_0.19_h100_boot_logs.csv`; the engine version is read from its file name.
-Models come from the catalogue; a fine-tune or a quantized variant is priced from the model it was made of
-(`BASES`), a model that the catalogue lacks is listed as such. Bars: weights 1 %, KV GiB 2 % (dense) or 5 %
-(MoE, windows, vision), tokens 0.5 % given the measured KV GiB, activation 0.25 GiB (dense).
+Models come from the catalogue, also those that it knows under another name (base and tuned, quantized from
+a known one: `profiles/models/catalogue/variants.py`); a model that it lacks is listed as such. Bars: weights
+1 %, KV GiB 2 % (dense) or 5 % (MoE, windows, vision), tokens 0.5 % given the measured KV GiB, activation
+0.25 GiB (dense).
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import re
 import sys
@@ -21,7 +23,7 @@ from profiles.errors import AdvisorError
 from profiles.footprint import Footprint, ServingSpec, Verdict, estimate, uniform_formats
 from profiles.footprint.core import Rank
 from profiles.footprint.estimate import predict_stages
-from profiles.hardware import planned
+from profiles.hardware import find_device, planned
 from profiles.hardware.schema import HardwareProfile
 from profiles.models import ModelProfile, catalogue_model
 from profiles.models.schema import KvKind
@@ -29,18 +31,6 @@ from profiles.provenance import Figure
 
 GIB = 1 << 30
 DEFAULT = Path(__file__).parents[1] / ".." / "shared" / "data" / "vllm_0.19_h100_boot_logs.csv"
-
-BASES = {
-    "codellama/CodeLlama-7b-hf": "codellama/CodeLlama-7b-Instruct-hf",
-    "google/gemma-7b": "google/gemma-7b-it",
-    "Qwen/Qwen1.5-MoE-A2.7B": "Qwen/Qwen1.5-MoE-A2.7B-Chat",
-    "RedHatAI/Llama-3.3-70B-Instruct-fp8-dynamic": "meta-llama/Llama-3.3-70B-Instruct",
-    "redhatai/Llama-3.3-70B-Instruct-quantized.w8a8": "meta-llama/Llama-3.3-70B-Instruct",
-    "RedHatAI/Qwen2.5-7B-Instruct-fp8-dynamic": "Qwen/Qwen2.5-7B-Instruct",
-    "RedHatAI/Qwen2.5-7B-Instruct-quantized.w8a8": "Qwen/Qwen2.5-7B-Instruct",
-    "RedHatAI/Meta-Llama-3.1-8B-Instruct-quantized.w8a8": "meta-llama/Llama-3.1-8B-Instruct",
-}
-"""Same shapes under another name: base and instruction-tuned, and quantized from it."""
 
 
 @dataclass
@@ -86,7 +76,7 @@ def main() -> int:
 
 def measured_row(record: dict[str, str], version: str) -> Row:
     """Predict one run and set every line against the measurement."""
-    model = catalogue_model(BASES.get(record["model"], record["model"]))
+    model = catalogue_model(record["model"])
     tp, pp, dp = (int(record[k]) for k in ("tp", "pp", "dp"))
     hardware = machine(record, tp * pp * dp)
     dtype = record["dtype"].removeprefix("torch.")
@@ -121,19 +111,28 @@ def measured_row(record: dict[str, str], version: str) -> Row:
 
 def machine(record: dict[str, str], count: int) -> HardwareProfile:
     """The catalogue's device with the total that the run's driver reported."""
-    hardware = planned(record["gpu"].split("-")[0].lower(), count)
+    hardware = planned(known_device(record["gpu"].lower()), count)
     total = Figure.exact(float(record["init_total_memory_gib"]) * GIB, "B", "boot log")
     devices = tuple(d.model_copy(update={"total_bytes": total}) for d in hardware.devices)
     return hardware.model_copy(update={"devices": devices})
 
 
+def known_device(name: str) -> str:
+    """The catalogue's name for a log's: `h100-80gb`, else without its last parts."""
+    parts = name.split("-")
+    for end in range(len(parts), 1, -1):
+        with contextlib.suppress(AdvisorError):
+            return find_device("-".join(parts[:end])).name
+    return parts[0]
+
+
 def formats_of(
     record: dict[str, str], model: ModelProfile, hardware: HardwareProfile, tp: int
 ) -> dict[str, str] | None:
-    """The uniform plan that the run's checkpoint (or --quantization fp8) stands for."""
-    if record["quantization"] == "None":
+    """None for a checkpoint as it is; a uniform plan where the engine was asked to quantize while loading."""
+    if record["quantization"] == "None" or model.quantization is not None:
         return None
-    family = "int8" if "w8a8" in record["model"].lower() else "fp8"
+    family = "int8" if "w8a8" in record["quantization"].lower() else "fp8"
     return uniform_formats(model, hardware.device, family, tensor_parallel_size=tp)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,9 @@ from platformdirs import user_cache_path
 
 CACHE = user_cache_path("advisor")
 """Taken at import, before other tests point the cache elsewhere: the model is prepared once per machine."""
+
+ELSEWHERE = tempfile.mkdtemp(prefix="advisor-tests-")
+"""Settings and what past runs taught: a test neither reads nor changes the user's own."""
 
 EFFORT = ("--trials", "2", "--json")
 
@@ -24,7 +28,13 @@ def advisor(*tokens: str, code: int = 0) -> tuple[Any, str]:
         [sys.executable, "-m", "advisor", *tokens],
         capture_output=True,
         text=True,
-        env={**os.environ, "XDG_CACHE_HOME": str(CACHE.parent)},
+        env={
+            **os.environ,
+            "XDG_CACHE_HOME": str(CACHE.parent),
+            "XDG_CONFIG_HOME": ELSEWHERE,
+            "XDG_STATE_HOME": ELSEWHERE,
+            "XDG_DATA_HOME": ELSEWHERE,
+        },
     )
     assert done.returncode == code, done.stderr[-3000:]
     return json.loads(done.stdout), done.stderr

@@ -46,7 +46,9 @@ COMMANDS: dict[str, Command] = {
             "advisor fit Qwen/Qwen3-8B --gpu rtx-4090 --context 16384 --concurrency 4",
             "advisor fit meta-llama/Llama-3.1-8B-Instruct --gpu rtx-3090 --kv-cache-dtype fp8 --explain",
             "advisor fit Qwen/Qwen3-32B --gpu h100 --count 2 --tp 2 --json",
-            "advisor fit --gpu rtx-4090 --task code --min-context 16384 --fits-only",
+            "advisor fit deepseek-ai/DeepSeek-V3 --gpu h200 --count 8 --dcp 8 --speculative-model mtp",
+            "advisor fit Model-Q4_K_M.gguf --gpu rtx-3060-12",
+            "advisor fit --gpu rtx-4090 --task code --min-context 16384 --min-speed 40 --fits-only",
             "advisor fit Qwen/Qwen3-32B --gpus all --context 16384",
         ),
     ),
@@ -63,6 +65,16 @@ COMMANDS: dict[str, Command] = {
             "advisor sensitivity ./model --task code,math,chat --budget 5bits --json",
             "advisor sensitivity ./model --task my-items.jsonl",
             "advisor sensitivity ./model --task 'code:0.7,chat:0.3'",
+        ),
+    ),
+    "compare": Command(
+        "advisor.cli.compare:compare",
+        "Models, formats, plans or devices side by side.",
+        (
+            "advisor compare Qwen/Qwen3-8B meta-llama/Llama-3.1-8B-Instruct --gpu rtx-4090 --context 8192",
+            "advisor compare Qwen/Qwen3-8B --gpu rtx-4090 --gpu h100",
+            "advisor compare Qwen/Qwen3-8B --format 16-bit --format int4 --gpu rtx-4090 --json",
+            "advisor compare plan-a.yaml plan-b.yaml --model ./model",
         ),
     ),
     "recommend": Command(

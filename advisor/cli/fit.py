@@ -6,33 +6,21 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from advisor.cli.deployment import Deployment
 from advisor.cli.options import Count, Formats, Gpu, Json, Offline, Serving
 from advisor.cli.rank import Filters
 
 if TYPE_CHECKING:
-    from advisor.pipeline.facts import Facts
+    from profiles.footprint import QuantizeCost
+    from profiles.footprint.plans import Refused, UniformPlan
     from profiles.footprint.schema import Footprint, ServingSpec
+    from profiles.hardware.schema import HardwareProfile
+    from profiles.models.schema import ModelProfile
 
-LINES = (
-    ("weights", "weights, per rank"),
-    ("activation", "activation peak"),
-    ("non_torch", "non-torch"),
-    ("cuda_graph", "CUDA graphs"),
-    ("kv_bytes", "KV cache"),
-    ("kv_bytes_per_token", "KV bytes per token"),
-    ("kv_tokens", "KV tokens"),
-    ("max_concurrency", "concurrency at that context"),
-    ("longest_context", "longest context at that concurrency"),
-    ("budget", "what the engine may use"),
-    ("free_after", "left for others"),
-    ("checkpoint", "checkpoint on disk"),
-    ("prefill_tokens_s", "prefill"),
-    ("decode_tokens_s", "decode, per request"),
-    ("ttft_ms", "time to first token"),
-    ("itl_ms", "between tokens"),
-    ("throughput_tokens_s", "all requests together"),
-)
-"""Figures of a footprint in the order of the engine's boot log, with their words."""
+    Answers = dict[str, tuple[UniformPlan, Footprint, QuantizeCost | None]]
+
+METHODS = {"fp8": "rtn", "int8": "smoothquant", "int4": "gptq", "fp4": "awq"}
+"""Family of formats to the method whose cost is told; NVFP4's calibration costs less than AWQ's search."""
 
 
 def fit(
@@ -48,8 +36,12 @@ def fit(
         str | None, Parameter(name="--gpus", help="Rank devices for MODEL: all, or a comma list.")
     ] = None,
     serving: Serving = Serving(),
+    deployment: Deployment = Deployment(),
     formats: Formats = None,
     filters: Filters = Filters(),
+    full: Annotated[
+        bool, Parameter(name="--full", negative="", help="The boot log of every plan, not of one alone.")
+    ] = False,
     explain: Annotated[
         bool, Parameter(name="--explain", negative="", help="The formula behind every figure, with numbers.")
     ] = False,
@@ -60,7 +52,8 @@ def fit(
     offline: Offline = False,
     json: Json = False,
 ) -> int:
-    """Every uniform format: does it start and hold what was asked; the predicted boot log; the levers.
+    """Every uniform format: does it start and hold what was asked; the levers where it does not; and the
+    predicted boot log of the first that fits (--full: of all).
 
     Without MODEL: what of the catalogue fits --gpu. With --gpus: which devices hold MODEL.
     Exit code 0 when something fits, 1 when nothing does."""
@@ -69,24 +62,68 @@ def fit(
     from profiles.errors import ExitCode
     from profiles.footprint.schema import Verdict
 
-    spec = serving_spec(serving)
-    _check(model, gpu, count, gpus, filters, explain=explain)
+    spec = serving_spec(serving, deployment)
+    _check(model, gpu, count, gpus, filters, explain=explain or full)
     if model is None:
         return _rank_models(gpu, count, spec, filters, formats, json=json)
+    from profiles.models import read_model
+
+    known = read_model(model, offline=offline, trust_remote_code=trust_remote_code)
     if gpus is not None:
         from advisor.cli.rank import fit_devices
-        from profiles.models import read_model
 
-        known = read_model(model, offline=offline, trust_remote_code=trust_remote_code)
         return fit_devices(known, gpus, spec, filters, formats, json=json)
-    facts = _facts(model, gpu, count, formats, spec.tensor_parallel_size, offline, trust_remote_code)
-    found = _predicted(facts, spec)
+    from advisor.machine import read_hardware
+
+    hardware = read_hardware(gpu, count)
+    found, refused = answers(known, hardware, all_devices_used(spec, count), formats)
     if json:
-        print_json({"model": facts.model.model_id, "device": facts.hardware.device.name, "plans": found})
+        print_json(
+            {
+                "model": known.model_id,
+                "device": hardware.device.name,
+                "assumptions": known.assumptions,
+                "plans": {label: answer for label, (_, answer, _) in found.items()},
+                "runs": {
+                    label: {"how": plan.runs, "cost": plan.cost} for label, (plan, _, _) in found.items()
+                },
+                "quantize": {label: cost for label, (_, _, cost) in found.items() if cost is not None},
+                "refused": {r.family: r.reason for r in refused},
+            }
+        )
     else:
-        _show(facts, found, explain=explain)
-    fits = any(answer.verdict is not Verdict.DOES_NOT_FIT for answer in found.values())
+        from advisor.cli.fit_text import show
+
+        show(known, hardware, found, refused, full=full, explain=explain)
+    fits = any(answer.verdict is not Verdict.DOES_NOT_FIT for _, answer, _ in found.values())
     return int(ExitCode.OK if fits else ExitCode.INFEASIBLE)
+
+
+def answers(
+    model: ModelProfile, hardware: HardwareProfile, spec: ServingSpec, formats: list[str] | None
+) -> tuple[Answers, list[Refused]]:
+    """Every uniform plan with its predicted boot log, corrected by the logs ingested on this machine, and
+    what quantizing it here costs.
+
+    Raises:
+        UsageError: a format that does not exist, a model without tensors, an engine version without a law.
+    """
+    from advisor.pipeline.footprint import served_dtype
+    from profiles.footprint import Residuals, estimate, quantize_cost
+    from profiles.footprint.plans import FAMILIES, uniform_plans
+
+    residuals = Residuals.load()
+    served = spec.model_copy(update={"dtype": served_dtype(model, hardware.device, spec)})
+    plans, refused = uniform_plans(
+        model, hardware.device, formats or FAMILIES, tensor_parallel_size=spec.tensor_parallel_size
+    )
+    found: Answers = {}
+    for plan in plans:
+        answer = estimate(model, hardware, served, plan.formats, plan.label, residuals)
+        method = METHODS.get(plan.family, "rtn") if plan.formats else None
+        cost = quantize_cost(model, hardware, method) if method else None
+        found[plan.label] = (plan, answer, cost)
+    return found, refused
 
 
 def _check(
@@ -124,7 +161,13 @@ def _check(
             "--top and --fits-only are for rankings", next_step="advisor fit MODEL --gpus all --top 10"
         )
     if explain and (model is None or gpus is not None):
-        raise UsageError("--explain needs one model on one device", next_step="advisor fit MODEL --gpu G")
+        raise UsageError(
+            "--explain and --full need one model on one device", next_step="advisor fit MODEL --gpu G"
+        )
+    if filters.min_speed is not None and not 0 < filters.min_speed < float("inf"):
+        raise UsageError(
+            "not a speed", where="--min-speed", got=str(filters.min_speed), allowed="tokens per second"
+        )
     if filters.top is not None and filters.top < 1:
         raise UsageError("not a number of rows", where="--top", got=str(filters.top), allowed="1 or more")
 
@@ -139,106 +182,13 @@ def _rank_models(
     json: bool,
 ) -> int:
     from advisor.cli.rank import fit_models
-    from advisor.pipeline.facts import read_hardware
+    from advisor.machine import read_hardware
 
-    if spec.tensor_parallel_size * spec.pipeline_parallel_size == 1 and count > 1:
-        spec = spec.model_copy(update={"tensor_parallel_size": count})  # all of them, as asked
-    return fit_models(read_hardware(gpu, count), spec, filters, formats, json=json)
+    return fit_models(read_hardware(gpu, count), all_devices_used(spec, count), filters, formats, json=json)
 
 
-def _predicted(facts: Facts, spec: ServingSpec) -> dict[str, Footprint]:
-    """Every uniform plan, corrected by the boot logs ingested on this machine for this engine and device."""
-    from advisor.pipeline.footprint import serving_dtype, uniform_plans
-    from profiles.footprint import Residuals, estimate
-
-    residuals = Residuals.load()
-    served = spec.model_copy(update={"dtype": serving_dtype(facts, spec)})
-    return {
-        label: estimate(
-            facts.model, facts.hardware, served, plan.by_linear(facts.units), plan.label, residuals
-        )
-        for label, plan in uniform_plans(facts).items()
-    }
-
-
-def _facts(
-    model: str,
-    gpu: str | None,
-    count: int,
-    formats: list[str] | None,
-    tp: int,
-    offline: bool,
-    trust_remote_code: bool,
-) -> Facts:
-    from advisor.pipeline.facts import gather
-    from advisor.pipeline.inputs import RunInputs
-    from profiles.footprint.schema import ServingSpec
-
-    return gather(
-        RunInputs(
-            model=model,
-            gpu=gpu,
-            count=count,
-            task="generic",
-            formats=tuple(formats) if formats else None,
-            serving=ServingSpec(tensor_parallel_size=tp),
-            offline=offline,
-            trust_remote_code=trust_remote_code,
-        )
-    )
-
-
-def _show(facts: Facts, found: dict[str, Footprint], *, explain: bool) -> None:
-    from advisor.cli.output import console, size, table
-
-    out = console()
-    first = next(iter(found.values()))
-    context = first.spec.max_model_len or facts.model.max_position_embeddings
-    out.print(
-        f"{facts.model.model_id} on {len(facts.hardware.devices)} x {first.device_name}: "
-        f"context {context:,}, concurrency {first.spec.concurrency}, "
-        f"16-bit weights served in {first.spec.dtype}, vLLM {first.spec.engine_version}",
-        markup=False,
-    )
-    if "ingested here" in first.activation.source:
-        out.print(first.activation.source, markup=False)
-    rows = table(
-        None, ["plan", "verdict", "weights", "KV cache", "KV tokens", "longest context"], right=(2, 3, 4, 5)
-    )
-    for label, answer in found.items():
-        rows.add_row(
-            label,
-            answer.verdict.value,
-            size(answer.weights.value),
-            size(answer.kv_bytes.value),
-            f"{answer.kv_tokens.value:,.0f}",
-            f"{answer.longest_context.value:,.0f}",
-        )
-    out.print(rows)
-    for label, answer in found.items():
-        out.print(f"\n{label}: {answer.reason}", markup=False)
-        _boot_log(answer, explain=explain)
-        for refusal in answer.refusals:
-            out.print(f"  would refuse to start: {refusal}", markup=False)
-        for lever in answer.levers:
-            enough = ", enough" if lever.enough else ""
-            out.print(
-                f"  lever: {lever.change} frees {size(lever.frees_bytes.value)}{enough} ({lever.cost})",
-                markup=False,
-            )
-        for note in answer.notes:
-            out.print(f"  note: {note}", markup=False)
-
-
-def _boot_log(answer: Footprint, *, explain: bool) -> None:
-    from advisor.cli.output import console, provenance, shown, table
-
-    rows = table(None, ["  line", "predicted", "known from"])
-    for field, words in LINES:
-        figure = getattr(answer, field)
-        if figure is None:
-            continue
-        rows.add_row(f"  {words}", shown(figure), provenance(figure))
-        if explain and figure.formula:
-            rows.add_row("", f"= {figure.formula}", "")
-    console().print(rows)
+def all_devices_used(spec: ServingSpec, count: int) -> ServingSpec:
+    """Tensor parallelism over `--count` devices when no parallel size was given: none is left idle."""
+    if spec.tensor_parallel_size * spec.pipeline_parallel_size * spec.data_parallel_size > 1 or count < 2:
+        return spec
+    return spec.model_copy(update={"tensor_parallel_size": count})

@@ -27,7 +27,7 @@ def hardware(
 ) -> int:
     """What this machine is, or what a planned device would be; every figure with how it is known."""
     from advisor.cli.output import print_json
-    from advisor.pipeline.facts import read_hardware
+    from advisor.machine import read_hardware
     from profiles.errors import UsageError
     from profiles.formats.kernels import supported_formats
 
@@ -111,5 +111,6 @@ def show_formats(found: HardwareProfile) -> None:
     rows = table("\nformats", ["format", "runs", "kernel", "why"])
     for name, support in supported_formats(found.device).items():
         how = "no" if not support.runs else "slow" if support.slow else "native" if support.native else "yes"
-        rows.add_row(name, how, support.kernel or "-", f"{support.reason} ({MENU[name].summary})")
+        cost = f"; cost: {support.cost}" if support.cost else ""
+        rows.add_row(name, how, support.kernel or "-", f"{support.reason}{cost} ({MENU[name].summary})")
     console().print(rows)

@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 FIELDS = (
     "max_model_len", "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "dtype",
     "kv_cache_dtype", "gpu_memory_utilization", "max_num_seqs", "max_num_batched_tokens", "enforce_eager",
-    "engine_version",
+    "enable_prefix_caching", "engine_version",
 )  # fmt: skip
 """What a log says about how the engine was started."""
+
+
+DOUBT = 0.03
+"""Share of the budget beyond which an unexplained difference is not learned while the utilization is unknown:
+steps of it are 0.05 as people type them."""
 
 
 def ingest(
@@ -41,8 +46,13 @@ def ingest(
         str | None, Parameter(name="--kv-cache-memory", help="Fixed KV cache size that was asked, 1GiB, say.")
     ] = None,
     save: Annotated[
-        bool, Parameter(name="--save", negative="", help="Keep the difference: later predictions use it.")
-    ] = False,
+        bool,
+        Parameter(
+            name="--save",
+            negative="--no-save",
+            help="Keep the difference for later predictions.",
+        ),
+    ] = True,
     trust_remote_code: Annotated[
         bool,
         Parameter(name="--trust-remote-code", negative="", help="Read models that bring their own code."),
@@ -76,14 +86,17 @@ def ingest(
     # The residual is kept against the bare law: correcting a corrected prediction would undo it.
     predicted = estimate(known, hardware, spec, formats, f"uniform {format}" if format else "as stored")
     compared = compare(read, predicted)
-    kept = _save(read, predicted, known) if save else None
+    kept, why_not = None, "--no-save was given"
+    if save:
+        stated = gpu_memory_utilization is not None or read.gpu_memory_utilization is not None
+        kept, why_not = _save(read, predicted, known, stated=stated or read.arguments_listed)
     if json:
         print_json(
             {"log": read, "model": known.model_id, "device": predicted.device_name, "spec": predicted.spec,
-             "lines": compared, "saved": kept}
+             "lines": compared, "saved": kept, "not_saved": None if kept else why_not}
         )  # fmt: skip
     else:
-        _show(read, predicted, known, compared, kept)
+        _show(read, predicted, known, compared, kept, why_not)
     return 0
 
 
@@ -101,6 +114,8 @@ def spec_of(log: BootLog, utilization: float | None, kv_cache_memory: str | None
     fields: dict[str, Any] = {f: getattr(log, f) for f in FIELDS if getattr(log, f) is not None}
     if utilization is not None:
         fields["gpu_memory_utilization"] = utilization
+    if log.kv_given is not None:
+        fields["kv_cache_memory_bytes"] = int(log.kv_given)
     if kv_cache_memory is not None:
         fields["kv_cache_memory_bytes"] = parse_size(kv_cache_memory)
     try:
@@ -115,20 +130,37 @@ def spec_of(log: BootLog, utilization: float | None, kv_cache_memory: str | None
 
 
 def _hardware(name: str | None, spec: ServingSpec) -> HardwareProfile:
-    from advisor.pipeline.facts import read_hardware
+    from advisor.machine import read_hardware
 
     ranks = spec.tensor_parallel_size * spec.pipeline_parallel_size * spec.data_parallel_size
     return read_hardware(name, ranks)
 
 
-def _save(log: BootLog, predicted: Footprint, model: ModelProfile) -> dict[str, Any]:
+def _save(
+    log: BootLog, predicted: Footprint, model: ModelProfile, *, stated: bool
+) -> tuple[dict[str, Any] | None, str]:
+    """What was kept and where; else the reason: a log that does not belong to the model teaches nothing, nor
+    does a difference that another gpu_memory_utilization than the default would explain."""
     from profiles.footprint import Residuals
-    from profiles.footprint.residuals import key_of
+    from profiles.footprint.residuals import key_of, residual_of
 
-    learned = Residuals.load().learned(log, predicted, model.architecture)
+    old = Residuals.load()
+    try:
+        beside = residual_of(log, predicted).activation
+        if not stated and abs(beside) > DOUBT * predicted.budget.value:
+            return None, (
+                f"memory differs by {abs(beside) / 2**30:.2f} GiB, as another gpu_memory_utilization than "
+                f"{predicted.spec.gpu_memory_utilization} would, and the log does not say it: give "
+                "--gpu-memory-utilization"
+            )
+        learned = old.learned(log, predicted, model.architecture)
+    except UsageError as problem:
+        if problem.got is not None:
+            raise  # another model's log, or another machine's
+        return None, problem.what
     key = key_of(log.engine_version or predicted.spec.engine_version, predicted.device_name,
                  model.architecture)  # fmt: skip
-    return {"file": str(learned.save()), "key": key, "residual": learned.buckets[key]}
+    return {"file": str(learned.save()), "key": key, "residual": learned.buckets[key]}, ""
 
 
 def _show(
@@ -137,8 +169,10 @@ def _show(
     model: ModelProfile,
     compared: tuple[Comparison, ...],
     kept: dict[str, Any] | None,
+    why_not: str,
 ) -> None:
-    from advisor.cli.output import console, provenance, shown, table
+    from advisor.cli.boot_table import LINES, interval
+    from advisor.cli.output import console, number, provenance, table
     from profiles.provenance import Figure
 
     out = console()
@@ -151,18 +185,20 @@ def _show(
     if log.failure is not None:
         out.print(f"the engine did not start: {log.failure}", markup=False)
         out.print(f"predicted: {predicted.verdict.value} - {predicted.reason}", markup=False)
-    rows = table(None, ["line", "predicted", "measured", "off by", "in interval", "known from"])
+    rows = table(None, ["line", "predicted", "interval", "measured", "off by", "within"], right=(1, 3, 4))
     for line in compared:
         rows.add_row(
-            line.line,
-            shown(line.predicted),
-            shown(Figure.measured(line.measured, line.predicted.unit, "the log")),
+            dict(LINES)[line.line],
+            number(line.predicted),
+            interval(line.predicted),
+            number(Figure.measured(line.measured, line.predicted.unit, "the log")),
             "-" if line.relative is None else f"{line.relative:+.1%}",
             "yes" if line.within else "no",
-            provenance(line.predicted),
         )
     if compared:
         out.print(rows)
+        sources = dict.fromkeys(provenance(line.predicted) for line in compared)
+        out.print(f"predicted from: {'; '.join(sources)}", markup=False)
     if kept is not None:
         logs = kept["residual"].count
         out.print(
@@ -170,3 +206,5 @@ def _show(
             "advisor fit corrects by it for that engine version, device and architecture",
             markup=False,
         )
+    else:
+        out.print(f"nothing was kept: {why_not}", markup=False)

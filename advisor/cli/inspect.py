@@ -34,7 +34,7 @@ def inspect(
 ) -> int:
     """Tensors by role, the units that must share a format, their options, and why others are left out."""
     from advisor.cli.output import print_json
-    from advisor.pipeline.facts import read_hardware
+    from advisor.machine import read_hardware
     from profiles.models import read_model
     from tuners.units import build_units
 

@@ -45,7 +45,9 @@ class Serving:
         int | None, Parameter(name=["--context", "--max-model-len"], help="Tokens per request.")
     ] = None
     concurrency: Annotated[int, Parameter(name="--concurrency", help="Requests at the same time.")] = 1
-    kv_cache_dtype: Annotated[str, Parameter(name="--kv-cache-dtype", help="auto, fp8, int8 ...")] = "auto"
+    kv_cache_dtype: Annotated[
+        str, Parameter(name="--kv-cache-dtype", help="auto, fp8, int8, nvfp4, or vLLM's own names.")
+    ] = "auto"
     tp: Annotated[int, Parameter(name=["--tp", "--tensor-parallel-size"], help="Tensor parallel size.")] = 1
     pp: Annotated[int, Parameter(name=["--pp", "--pipeline-parallel-size"], help="Pipeline stages.")] = 1
     gpu_memory_utilization: Annotated[

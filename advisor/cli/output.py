@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -41,10 +42,12 @@ def print_json(value: Any) -> None:
 
 
 def console() -> Console:
-    """Rich on stdout; 110 columns when it is not a terminal, colours only where they are welcome."""
+    """Rich on stdout; without a terminal as wide as COLUMNS says or 110, colours only where welcome."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 110, highlight=False, soft_wrap=False)
+    asked = os.environ.get("COLUMNS", "")
+    width = int(asked) if asked.isascii() and asked.isdigit() and 20 <= int(asked) <= 1000 else 110
+    return Console(width=None if sys.stdout.isatty() else width, highlight=False, soft_wrap=False)
 
 
 def table(title: str | None, columns: Sequence[str], *, right: Sequence[int] = ()) -> Table:
@@ -57,9 +60,12 @@ def table(title: str | None, columns: Sequence[str], *, right: Sequence[int] = (
     return out
 
 
+UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
+
+
 def size(count: float) -> str:
     """Bytes for people: binary units, the name of the unit always there."""
-    for unit, divisor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+    for unit, divisor in UNITS:
         if abs(count) >= divisor:
             return f"{count / divisor:,.2f} {unit}"
     return f"{count:,.0f} B"
@@ -73,6 +79,20 @@ def shown(figure: Figure | None) -> str:
     if figure.low != figure.high:
         text += f" ({_number(figure.low, figure.unit)} to {_number(figure.high, figure.unit)})"
     return text
+
+
+def number(figure: Figure) -> str:
+    """The value alone, with its unit."""
+    return _number(figure.value, figure.unit)
+
+
+def in_unit_of(figure: Figure, value: float) -> str:
+    """Another number of the same figure, written in the unit that the value is shown in, unit left out."""
+    if figure.unit in {"B", "bytes", "byte"} and value not in (float("inf"), float("-inf")):
+        divisor = next((d for _, d in UNITS if abs(figure.value) >= d), 1)
+        return f"{value / divisor:,.2f}" if divisor > 1 else f"{value:,.0f}"
+    text = _number(value, figure.unit)
+    return text.removesuffix(figure.unit).rstrip() if figure.unit else text
 
 
 def provenance(figure: Figure | None) -> str:

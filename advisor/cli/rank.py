@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from profiles.models.schema import ModelProfile
 
 _PARAMS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+NARROW = 100
+"""Columns below which a ranking leaves out what would fold: the organisation, tokens and requests."""
 DEFAULT_TOP = 20
 """Rows that a screen holds."""
 
@@ -39,6 +42,9 @@ class Filters:
         None
     )
     license: Annotated[str | None, Parameter(name="--license", help="Models under this licence.")] = None
+    min_speed: Annotated[
+        float | None, Parameter(name="--min-speed", help="Models that decode so many tokens/s here, likely.")
+    ] = None
     fits_only: Annotated[
         bool, Parameter(name="--fits-only", negative="", help="Leave out what does not fit.")
     ] = False
@@ -46,7 +52,7 @@ class Filters:
 
     def given(self) -> list[str]:
         """The options that only a ranking of models has and that were given."""
-        words = ("task", "min_context", "min_params", "max_params", "license")
+        words = ("task", "min_context", "min_params", "max_params", "license", "min_speed")
         return [f"--{w.replace('_', '-')}" for w in words if getattr(self, w) is not None]
 
 
@@ -71,11 +77,15 @@ def fit_models(
     json: bool,
 ) -> int:
     """Rank the catalogue on one machine and print it."""
-    from profiles.footprint import rank_models
+    from profiles.footprint import Residuals, rank_models
     from profiles.footprint.compiled import compiled_catalogue
 
-    known = compiled_catalogue()
-    found = rank_models(hardware, spec, _families(formats), known)
+    gc.disable()  # hundreds of thousands of tuples and no cycles: collecting costs a tenth of the answer
+    try:
+        known = compiled_catalogue()
+        found = rank_models(hardware, spec, _families(formats), known, Residuals.load())
+    finally:
+        gc.enable()
     padded = {m.facts.model_id for m in known if m.facts.stored_method == "mxfp4"}
     groups = _filtered(_grouped(found, lambda r: r.model_id), filters)
     title = (
@@ -97,10 +107,10 @@ def fit_devices(
     json: bool,
 ) -> int:
     """Rank devices for one model, the smallest that holds it first, and print it."""
-    from profiles.footprint import rank_devices
+    from profiles.footprint import Residuals, rank_devices
 
     devices = devices_of(names)
-    found = rank_devices(model, devices, spec, _families(formats))
+    found = rank_devices(model, devices, spec, _families(formats), Residuals.load())
     padded = {model.model_id} if (model.quantization and model.quantization.method == "mxfp4") else set()
     groups = _grouped(found, lambda r: r.device)
     if filters.fits_only:
@@ -175,6 +185,8 @@ def _filtered(groups: list[list[Ranked]], filters: Filters) -> list[list[Ranked]
         best = group[0]
         if filters.min_context is not None:
             group = [r for r in group if r.longest_context >= filters.min_context]
+        if filters.min_speed is not None:
+            group = [r for r in group if (r.decode_tokens_s or 0.0) >= filters.min_speed]
         if (
             not group
             or (filters.task is not None and filters.task not in best.tags)
@@ -246,7 +258,7 @@ def record(ranked: Ranked, padded: set[str]) -> dict[str, Any]:
         "model": ranked.model_id,
         "device": ranked.device,
         "devices": ranked.devices,
-        "format": ranked.family,
+        "format": format_of(ranked),
         "verdict": ranked.verdict.value,
         "reason": ranked.reason,
         "parameters": ranked.params,
@@ -262,29 +274,40 @@ def record(ranked: Ranked, padded: set[str]) -> dict[str, Any]:
     }
 
 
+def format_of(ranked: Ranked) -> str:
+    """The family, or how the checkpoint is stored already."""
+    if not ranked.stored or ranked.family != "16-bit":
+        return ranked.family
+    return ranked.stored.removesuffix(" 128x128").removesuffix(" experts")
+
+
 def _show(title: str, first: str, groups: list[list[Ranked]], total: int, padded: set[str]) -> None:
     from advisor.cli.output import console, size, table
 
     out = console()
     out.print(title, markup=False)
+    narrow = out.width < NARROW
     lead = ["model", "params"] if first == "model" else ["device", "count"]
-    rows = table(
-        None,
-        [*lead, "format", "weights", "KV tokens", "requests", "decode tok/s", "verdict"],
-        right=(1, 3, 4, 5, 6),
-    )
+    held = ["context"] if narrow else ["KV tokens", "requests"]
+    columns = [*lead, "format", "weights", *held, "tok/s" if narrow else "decode tok/s", "verdict"]
+    rows = table(None, columns, right=[1, *range(3, len(columns) - 1)])
     for group in groups:
         r = group[0]
         mark = "~" if r.model_id in padded else ""
+        name = r.model_id if first == "model" else r.device
+        if narrow:
+            name = name.rsplit("/", 1)[-1].removeprefix("NVIDIA ").removeprefix("GeForce ")
+        cache = (
+            [f"{r.context:,}"] if narrow else [f"~{r.kv_tokens:,}", f"~{r.concurrency:,.1f} x {r.context:,}"]
+        )
         rows.add_row(
-            r.model_id if first == "model" else r.device,
+            name,
             f"{r.params / 1e9:,.2f}B" if first == "model" else str(r.devices),
-            r.family,
+            format_of(r),
             mark + size(r.weights),
-            f"~{r.kv_tokens:,}",
-            f"~{r.concurrency:,.1f} x {r.context:,}",
+            *cache,
             f"~{r.decode_tokens_s:,.0f}" if r.decode_tokens_s else "-",
-            r.verdict.value + (f": {r.reason}" if not _fits(r) and len(r.reason) < 40 else ""),
+            r.verdict.value + (f": {r.reason}" if not narrow and not _fits(r) and len(r.reason) < 40 else ""),
         )
     out.print(rows)
     if total > len(groups):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from advisor.cli.options import Count, Gpu, Json, Offline
+from profiles.errors import UsageError
 
 if TYPE_CHECKING:
     from advisor.recommend import Recommendation
+    from advisor.recommend.schema import Family
+    from profiles.provenance import Figure
 
 SIGNS = {"for": "+", "against": "-", "neutral": " "}
 
@@ -19,16 +23,20 @@ def recommend(
     /,
     *,
     task: Annotated[
-        str,
+        str | None,
         Parameter(
             name="--task", help="A task (advisor tasks), a file of your own, or a mixture: code:0.7,chat:0.3."
         ),
-    ] = "generic",
+    ] = None,
     use: Annotated[
         str | None,
         Parameter(
             name="--use", help="quality-critical, production, cost-optimized, personal or edge; none: open."
         ),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        Parameter(name="--run", help="A run whose search measured this model: its measurements beat priors."),
     ] = None,
     gpu: Gpu = None,
     count: Count = 1,
@@ -41,24 +49,70 @@ def recommend(
 ) -> int:
     """Ordered choices with the rules for and against each, the rules that clash, and what cannot be used.
 
-    What `advisor sensitivity` measured for this task on this model is used; nothing is measured here."""
+    What `advisor sensitivity` measured for this task on this model is used, and with --run what a search
+    found; nothing is measured here.
+    """
     from advisor.cli.output import print_json
-    from advisor.pipeline.facts import read_hardware
+    from advisor.machine import read_hardware
     from advisor.recommend import parse_use
     from advisor.recommend import recommend as decide
     from advisor.task_memory import recall
     from profiles.models import read_model
     from profiles.tasks import load_task
 
-    known_use, profile = parse_use(use), load_task(task)
+    seen, measured_task = measured_in(run) if run is not None else ({}, None)
+    if task is not None and measured_task is not None and task != measured_task:
+        raise UsageError(
+            "the run measured another task",
+            where=str(run),
+            got=f"--task {task}",
+            allowed=measured_task,
+            next_step="leave --task or --run out",
+        )
+    known_use, profile = parse_use(use), load_task(task or measured_task or "generic")
     hardware = read_hardware(gpu, count)
     known = read_model(model, offline=offline, trust_remote_code=trust_remote_code)
-    found = decide(profile, use=known_use, hardware=hardware, model=known, sensitivity=recall(known, profile))
+    found = decide(
+        profile,
+        use=known_use,
+        hardware=hardware,
+        model=known,
+        measured=seen,
+        sensitivity=recall(known, profile),
+    )
     if json:
         print_json(found)
     else:
         _show(found)
     return 0
+
+
+def measured_in(run: Path) -> tuple[dict[Family, Figure], str]:
+    """Perplexity ratios of the uniform plans that a run's search measured on held-out text, and its task.
+
+    Raises:
+        UsageError: not a run, or one whose search has not finished.
+    """
+    from advisor.pipeline.inputs import load_inputs
+    from advisor.pipeline.search import load_search
+    from advisor.workspace import Workspace
+    from profiles.formats import get_format
+    from profiles.provenance import Figure
+
+    workspace = Workspace.read_only(run)
+    found, inputs = load_search(workspace), load_inputs(workspace)
+    out: dict[Family, Figure] = {}
+    for point in found.held_out:
+        families = {get_format(name).family for name in point.plan.formats.values()} - {"16-bit"}
+        if point.label.startswith("uniform") and len(families) == 1:
+            ratio = point.quality.perplexity / found.perplexity_original
+            source = f"{run}: {point.label}, {point.quality.tokens:,} held-out tokens"
+            out[families.pop()] = Figure.measured(ratio, "x", source, spread=SPREAD)
+    return out, inputs.task
+
+
+SPREAD = 0.01
+"""Relative half-width given to a measured ratio: PyTorch's and the engine's differ by under 1 %."""
 
 
 def _show(found: Recommendation) -> None:

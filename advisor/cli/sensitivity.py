@@ -56,7 +56,7 @@ def sensitivity(
     """
     from advisor.cli.output import print_json
     from advisor.cli.progress import renderer
-    from advisor.pipeline.facts import read_hardware
+    from advisor.machine import read_hardware
     from advisor.recommend.posterior import beliefs
     from advisor.task_memory import cache_root, remember
     from profiles.models import read_model

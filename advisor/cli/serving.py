@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from advisor.cli.deployment import Deployment
 from advisor.cli.options import Serving
 from profiles.errors import UsageError
 
@@ -20,7 +21,7 @@ def parse_size(text: str) -> int:
     Raises:
         UsageError: not a size.
     """
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([a-z]*)\s*", text.lower())
+    match = re.fullmatch(r"\s*([0-9]{0,18}\.?[0-9]{1,18}(?:e[0-9]{1,2})?)\s*([a-z]*)\s*", text.lower())
     if match is None or match[2] not in _UNITS:
         raise UsageError(
             "not a size", got=text, allowed="a number with B, MiB, GiB, MB or GB", next_step="512MiB, say"
@@ -28,7 +29,7 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def serving_spec(options: Serving) -> ServingSpec:
+def serving_spec(options: Serving, deployment: Deployment = Deployment()) -> ServingSpec:
     """The spec that the options describe.
 
     Raises:
@@ -44,7 +45,10 @@ def serving_spec(options: Serving) -> ServingSpec:
         "kv_cache_dtype": "--kv-cache-dtype",
         "tensor_parallel_size": "--tp",
         "pipeline_parallel_size": "--pp",
+        "data_parallel_size": "--dp",
+        "decode_context_parallel_size": "--dcp",
     }
+    more = {name: value for name, value in vars(deployment).items() if value is not None}
     try:
         return ServingSpec.model_validate(
             {
@@ -60,6 +64,7 @@ def serving_spec(options: Serving) -> ServingSpec:
                 "max_num_batched_tokens": options.max_num_batched_tokens,
                 "max_num_seqs": options.max_num_seqs,
                 "enforce_eager": options.enforce_eager,
+                **more,
             }
         )
     except ValidationError as exc:

@@ -69,7 +69,7 @@ class Tools:
     ) -> Recommendation:
         """Which precision, method, engine and KV cache dtype the known rules favour, with the rules and their
         sources. use: quality-critical, production, cost-optimized, personal or edge. Nothing is measured."""
-        from advisor.pipeline.facts import read_hardware
+        from advisor.machine import read_hardware
         from advisor.recommend import parse_use
         from advisor.recommend import recommend as decide
         from profiles.models import read_model

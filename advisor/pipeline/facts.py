@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from advisor.machine import read_hardware
 from advisor.pipeline.inputs import RunInputs
 from advisor.workspace import Workspace, fingerprint, write_json, write_text
 from profiles.errors import UsageError
@@ -44,20 +45,6 @@ class Facts(Contract):
         return self.model.path
 
 
-def read_hardware(gpu: str | None, count: int) -> HardwareProfile:
-    """This machine, with its measured rates once `advisor hardware --bench` took them, or `count` devices
-    of the catalogue."""
-    from profiles.hardware import planned, probe
-    from profiles.hardware.schema import DeviceKind
-    from tuners.microbench import apply, cached
-
-    if gpu is not None:
-        return planned(gpu, count)
-    found = probe()
-    bench = cached(found.device) if found.device.kind is DeviceKind.CPU else None
-    return found if bench is None else apply(found, bench)
-
-
 def gather(inputs: RunInputs) -> Facts:
     """Read hardware, model and task, and derive the decision units."""
     from profiles.models import read_model
@@ -71,6 +58,12 @@ def gather(inputs: RunInputs) -> Facts:
         offline=inputs.offline,
         trust_remote_code=inputs.trust_remote_code,
     )
+    if model.quantization is not None and model.quantization.method == "gguf":
+        raise UsageError(
+            "a GGUF file is already quantized: there is nothing to search in it",
+            where=inputs.model,
+            next_step="give the model that it was made from (safetensors); advisor fit takes GGUF files",
+        )
     units = tuple(
         build_units(model, hardware.device, formats=inputs.formats, tp=inputs.serving.tensor_parallel_size)
     )

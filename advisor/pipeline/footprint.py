@@ -13,7 +13,8 @@ from advisor.pipeline.stage import StageContext, run_stage, versions
 from advisor.workspace import write_json, write_text
 from profiles.errors import InfeasibleError, UsageError
 from profiles.footprint.schema import Footprint, ServingSpec
-from profiles.hardware.schema import DeviceKind
+from profiles.hardware.schema import Device, DeviceKind
+from profiles.models.schema import ModelProfile
 from tuners.events import Message
 from tuners.plan import PrecisionPlan, uniform
 
@@ -36,13 +37,20 @@ def uniform_plans(facts: Facts) -> dict[str, PrecisionPlan]:
 
 def serving_dtype(facts: Facts, spec: ServingSpec) -> str:
     """The dtype of 16-bit weights: asked for, the best of this CPU, or the model's own on a GPU."""
+    return served_dtype(facts.model, facts.hardware.device, spec)
+
+
+def served_dtype(model: ModelProfile, device: Device, spec: ServingSpec) -> str:
+    """The same for a model and a device: float16 where a GPU has no bfloat16 arithmetic."""
     from tuners.engine.dtype import recommended_dtype
 
     if spec.dtype != "auto":
         return spec.dtype
-    if facts.hardware.device.kind is DeviceKind.CPU:
-        return recommended_dtype(facts.hardware.device)[0]
-    return facts.model.torch_dtype if facts.model.torch_dtype in {"bfloat16", "float16"} else "bfloat16"
+    if device.kind is DeviceKind.CPU:
+        return recommended_dtype(device)[0]
+    if device.sm is not None and device.sm < 80:
+        return "float16"
+    return model.torch_dtype if model.torch_dtype in {"bfloat16", "float16"} else "bfloat16"
 
 
 def footprint_of(facts: Facts, plan: PrecisionPlan, spec: ServingSpec) -> Footprint:

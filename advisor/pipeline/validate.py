@@ -56,6 +56,7 @@ def validate(
 
     def measure_original(stage: StageContext) -> str:
         found = _measure(stage, original_spec, "measure-original")
+        _learned(stage, facts, uniform(facts.units, "16-bit"), serving, found, "measure-original")
         return f"perplexity {found.perplexity:.3f}, {found.decode_tokens_s:.1f} tokens/s"
 
     run_stage(
@@ -84,6 +85,7 @@ def validate(
         earlier = _measured_before(workspace, loaded) if resume else None
         found = earlier or _measure(stage, quantized_spec, "validate")
         write_text(workspace.path(*STAMP), fingerprint(loaded))
+        _learned(stage, facts, plan, serving, found, "validate")
         report = compare(
             original,
             found,
@@ -266,6 +268,21 @@ def _measure(stage: StageContext, spec: MeasureSpec, name: str) -> EngineMeasure
         StageFinished(stage=name, title=name, seconds=found.load_seconds, peak_rss_bytes=found.peak_rss_bytes)
     )
     return found
+
+
+def _learned(
+    stage: StageContext,
+    facts: Facts,
+    plan: PrecisionPlan,
+    serving: ServingSpec,
+    found: EngineMeasurement,
+    name: str,
+) -> None:
+    """Let the measurement correct later predictions, and say what it taught."""
+    from advisor.pipeline.learn import learn
+
+    words = learn(facts, plan, serving, found, stage.workspace.log_path(name))
+    stage.emit(Message(stage=name, text=words))
 
 
 def load_validation(workspace: Workspace) -> ValidationReport:

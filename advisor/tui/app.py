@@ -88,7 +88,7 @@ class AdvisorApp(App[int]):
     @work(thread=True, exclusive=True, exit_on_error=False, group="hardware")
     def read_hardware(self) -> None:
         """Read this machine, or plan the simulated device."""
-        from advisor.pipeline.facts import read_hardware
+        from advisor.machine import read_hardware
         from profiles.errors import AdvisorError
 
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from importlib import resources
@@ -20,7 +21,7 @@ from profiles.footprint.facts import KvFacts, ModelFacts, facts_of
 from profiles.footprint.ledger import Group, Ledger, Line, ledger_of
 from profiles.models.schema import KvKind
 
-FORMAT = 2
+FORMAT = 3
 FILE = "compiled.json"
 
 
@@ -139,8 +140,8 @@ def _row(row: list[Any]) -> Compiled:
             tuple(
                 Group(
                     fused,
-                    tuple(Line(*line) for line in lines),
-                    tuple(b for start, n in runs for b in range(start, start + n)),
+                    tuple(map(Line._make, lines)),
+                    tuple(itertools.chain.from_iterable(range(start, start + n) for start, n in runs)),
                     (),
                 )
                 for fused, lines, runs in groups

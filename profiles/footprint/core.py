@@ -19,7 +19,14 @@ from profiles.footprint.version import (
     TOKENS_BY_CONCURRENCY,
     Version,
 )
-from profiles.footprint.weights import FormatChoice, RankBytes, Sharding, pipeline_split, stage_bytes
+from profiles.footprint.weights import (
+    FormatChoice,
+    RankBytes,
+    Sharding,
+    mxfp4_by_triton,
+    pipeline_split,
+    stage_bytes,
+)
 
 
 class Extra(NamedTuple):
@@ -81,6 +88,7 @@ def cache_request(spec: ServingSpec, facts: ModelFacts, version: Version) -> Cac
         spec.max_model_len,
         spec.num_speculative_tokens,
         version,
+        spec.enable_prefix_caching,
     )
 
 
@@ -100,7 +108,11 @@ def predict(
     assert spec.max_model_len is not None
     width, pp = served_bytes(spec, facts), spec.pipeline_parallel_size
     sharding = Sharding(
-        facts, spec.tensor_parallel_size, spec.data_parallel_size, spec.enable_expert_parallel
+        facts,
+        spec.tensor_parallel_size,
+        spec.data_parallel_size,
+        spec.enable_expert_parallel,
+        triton=mxfp4_by_triton(view.sm, version),
     )
     stages = stage_bytes(ledger, sharding, width, choice, pp, cuda=not view.cpu)
     batch = Batch(
@@ -193,4 +205,4 @@ def _available(
 
 def usable(blocks: int, version: Version) -> int:
     """Blocks that requests can have: newer engines hold the null block back at the start-up check."""
-    return blocks - 1 if version >= NULL_BLOCK else blocks
+    return max(0, blocks - 1) if version >= NULL_BLOCK else blocks

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from profiles.errors import UsageError
@@ -12,7 +13,7 @@ from profiles.footprint.core import Prediction, predict
 from profiles.footprint.extras import extras
 from profiles.footprint.facts import ModelFacts, facts_of
 from profiles.footprint.ledger import Ledger, ledger_of
-from profiles.footprint.levers import holds, levers, slack, trials
+from profiles.footprint.levers import Trial, holds, levers, slack, trials
 from profiles.footprint.schema import Footprint, Lever, ServingSpec, Verdict
 from profiles.footprint.serving import DeviceView, filled, view_of, with_cpu_space
 from profiles.footprint.speed import compute_type, speed
@@ -23,6 +24,7 @@ from profiles.footprint.startup import (
     shape_refusals,
     stored_format,
 )
+from profiles.footprint.uniform import uniform_formats
 from profiles.footprint.version import NEWEST, Version, parse_version
 from profiles.footprint.weights import FormatChoice, checkpoint_bytes, plan_choice
 from profiles.hardware.schema import DeviceKind, HardwareProfile
@@ -71,22 +73,25 @@ def estimate(
     refusals += memory_refusals(facts, view, full, p, version)
     fits = not refusals and holds(p, full, version)
 
-    def attempt(changed: ServingSpec) -> tuple[float, bool]:
+    def attempt(changed: ServingSpec, other: FormatChoice | None = choice) -> tuple[float, bool]:
         again = filled(changed, facts, view, version)
-        found = predict(facts, ledger, view, again, version, choice, extra)
+        found = predict(facts, ledger, view, again, version, other, extra)
         wrong = shape_refusals(facts, hardware, again) or fixed_platform
         wrong = wrong or memory_refusals(facts, view, again, found, version)
         return slack(found, again), not wrong and holds(found, again, version)
 
     fixed_platform = platform
     found_levers: tuple[Lever, ...] = ()
-    known, source = laws.provenance_of(_batch_stub(full, version, view))
+    known, source = laws.provenance_of(_batch_stub(full, version, view), view.name)
     if corrected:
         source = corrected
     if not fits:
         fp8 = view.kind is not DeviceKind.CPU and (view.sm or 0) >= 80
         tried = trials(full, facts, view, len(hardware.devices), fp8_kv=fp8)
-        found_levers = levers(slack(p, full), tried, attempt, source)
+        before = slack(p, full)
+        found_levers = levers(before, tried, attempt, source)
+        if not formats_by_linear and model.quantization is None:
+            found_levers += _other_formats(model, hardware, full, before, attempt, source)
     enough = any(lever.enough for lever in found_levers)
     verdict = Verdict.FITS if fits else Verdict.FITS_IF if enough else Verdict.DOES_NOT_FIT
     rank = p.ranks[p.tight]
@@ -124,6 +129,43 @@ def estimate(
         throughput_tokens_s=rates.throughput_tokens_s,
         notes=tuple(dict.fromkeys([*notes, *rates.notes])),
     )
+
+
+FORMAT_COSTS = {
+    "fp8": "next to no loss",
+    "int8": "a small loss; needs calibration",
+    "int4": "a loss that tasks of high sensitivity notice; needs calibration",
+}
+"""Families tried as levers, and what each gives up (decision framework, tasks by sensitivity)."""
+
+
+def _other_formats(
+    model: ModelProfile,
+    hardware: HardwareProfile,
+    full: ServingSpec,
+    before: float,
+    attempt: Callable[[ServingSpec, FormatChoice | None], tuple[float, bool]],
+    source: str,
+) -> tuple[Lever, ...]:
+    """The last levers: a smaller format for the weights, each priced as its uniform plan."""
+    out: tuple[Lever, ...] = ()
+    for family, cost in FORMAT_COSTS.items():
+        formats = uniform_formats(
+            model, hardware.device, family, tensor_parallel_size=full.tensor_parallel_size
+        )
+        if formats:
+            choice = plan_choice(formats)
+            trial = Trial(f"weights in {family.upper()}", full, cost)
+            out += levers(before, [trial], functools.partial(_with, attempt, choice), source)
+    return out
+
+
+def _with(
+    attempt: Callable[[ServingSpec, FormatChoice | None], tuple[float, bool]],
+    choice: FormatChoice | None,
+    spec: ServingSpec,
+) -> tuple[float, bool]:
+    return attempt(spec, choice)
 
 
 def predict_stages(
@@ -223,9 +265,8 @@ def _free_after(p: Prediction, view: DeviceView, spec: ServingSpec, source: str)
         outside = (0.0, 0.0, 0.0) if p.graphs_inside else rank.graph
         taken = [p.budget + g for g in outside]
     value, high, low = (max(0.0, view.total - t) for t in taken)
-    return Figure.estimated(
-        value, min(low, value), max(high, value), "B", source, "device memory - what the engine takes"
-    )
+    words = f"{gib(view.total)} of device memory - {gib(taken[0])} that the engine takes"
+    return Figure.estimated(value, min(low, value), max(high, value), "B", source, words)
 
 
 def _reason(

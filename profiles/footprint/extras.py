@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from profiles.errors import AdvisorError
 from profiles.footprint.core import Extra
 from profiles.footprint.facts import ModelFacts, facts_of
@@ -9,7 +11,7 @@ from profiles.footprint.kv import token_bytes
 from profiles.footprint.ledger import QUANTIZABLE_ROLES, Ledger, ledger_of
 from profiles.footprint.schema import ServingSpec
 from profiles.footprint.serving import kv_dtype, served_bytes
-from profiles.footprint.weights import Sharding, stage_bytes
+from profiles.footprint.weights import Sharding, group_bytes, stage_bytes
 from profiles.models.schema import KvKind
 
 WITHOUT_WEIGHTS = frozenset({"ngram", "[ngram]", "suffix", "mtp", "prompt_lookup"})
@@ -48,20 +50,51 @@ def extras(facts: ModelFacts, ledger: Ledger, spec: ServingSpec, *, cuda: bool) 
         held += drafter
         notes.append(words)
     elif name and name.lower() == "mtp":
-        notes.append("the model's own multi-token-prediction layers are not in its profile: not counted")
+        layer, per_token = _own_predictor(facts, ledger, spec, width, cuda=cuda)
+        held += layer
+        notes.append(
+            f"multi-token prediction taken as one more decoder layer and a projection of 2 x {facts.hidden}: "
+            f"{layer / 2**30:.2f} GiB, {per_token:,} B of KV per token (estimated)"
+        )
     return Extra(bytes_per_rank=held, drafter_kv_bytes_per_token=per_token), notes
 
 
+def _own_predictor(
+    facts: ModelFacts, ledger: Ledger, spec: ServingSpec, width: int, *, cuda: bool
+) -> tuple[int, int]:
+    """Bytes and KV bytes per token of the model's own MTP module: its last decoder layer again, and the
+    projection of hidden state and embedding (DeepSeek-V3's `eh_proj`; Qwen3-Next and GLM-4.5 alike)."""
+    sharding = Sharding(
+        facts, spec.tensor_parallel_size, spec.data_parallel_size, spec.enable_expert_parallel
+    )
+    held = 2 * facts.hidden * facts.hidden * width
+    for group in ledger.groups:
+        if facts.layers - 1 in group.blocks:
+            stored = (None,) * len(group.lines)
+            held += group_bytes(group, stored, sharding, width, cuda=cuda) // len(group.blocks)
+    dtype = kv_dtype(spec, facts)
+    widest = max(
+        (
+            token_bytes(layer, dtype, width, spec.tensor_parallel_size)
+            for layer in facts.kv_layers
+            if layer.kind not in (KvKind.NONE, KvKind.MAMBA)
+        ),
+        default=0,
+    )
+    return held, widest
+
+
 def _drafter(name: str, spec: ServingSpec, width: int, *, cuda: bool) -> tuple[int, int, str]:
-    from profiles.models import catalogue_model, find_model
+    from profiles.models import catalogue_model, find_model, read_model
 
     try:
-        profile = catalogue_model(find_model(name).id)
-    except AdvisorError:
+        profile = read_model(name) if Path(name).is_dir() else catalogue_model(find_model(name).id)
+    except (AdvisorError, OSError, ValueError):
         return (
             0,
             0,
-            f"the drafter {name[:80]} is not in the catalogue: its weights and KV cache are NOT counted",
+            f"the drafter {name[:80]} is neither a folder nor in the catalogue: "
+            "its weights and KV cache are NOT counted",
         )
     facts = facts_of(profile)
     sharding = Sharding(facts, spec.tensor_parallel_size)

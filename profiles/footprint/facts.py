@@ -43,6 +43,7 @@ class KvFacts(NamedTuple):
     window: int | None
     kv_lora_rank: int
     qk_rope_head_dim: int
+    indexer_bytes: int
     state_elements: int
     state_bytes_per_element: int
 
@@ -57,6 +58,7 @@ def kv_facts(layer: KvLayer) -> KvFacts:
         layer.window,
         layer.kv_lora_rank,
         layer.qk_rope_head_dim,
+        layer.indexer_bytes,
         layer.state_elements,
         layer.state_bytes_per_element,
     )
@@ -88,6 +90,11 @@ class ModelFacts(NamedTuple):
     stored_label: str
     stored_kv_dtype: str
     kv_layers: tuple[KvFacts, ...]
+
+    @property
+    def latent(self) -> bool:
+        """Whether the cache holds MLA's latent."""
+        return bool(self.kv_layers) and any(layer.kind is KvKind.MLA for layer in self.kv_layers[:4])
 
 
 def facts_of(model: ModelProfile) -> ModelFacts:
@@ -138,6 +145,9 @@ def rope_elements(model: ModelProfile) -> int:
     if model.model_type in LINEAR_ROPE and positions >= LINEAR_ROPE_FROM:
         factor, tables = LINEAR_ROPE[model.model_type]
         return positions * width * (factor + tables - 1)
+    if model.model_type == "gemma4_text":  # a table for window layers and one for the wider full ones
+        widths = {layer.head_dim for layer in model.kv_layers if layer.head_dim}
+        return positions * sum(widths)
     if MROPE.match(model.model_type):
         positions *= MROPE_POSITIONS
     return positions * width

@@ -40,15 +40,20 @@ def weights_figure(p: Prediction, facts: ModelFacts, spec: ServingSpec, label: s
         formula += f" + RoPE table {facts.rope_elements:,} x {p.served_bytes} B"
     if spec.cpu_offload_gb:
         formula += f" - {spec.cpu_offload_gb} GiB offloaded"
-    formula += f" = {rank.weights:,} B, allocator pages included"
+    read = rank.read
+    parts = [(read.experts, "routed experts"), (read.unread, "looked-up tables and towers")]
+    named = [f"{words} {nbytes / GIB:,.2f}" for nbytes, words in parts if nbytes]
+    named.append(f"the rest {(read.total - read.experts - read.unread) / GIB:,.2f} GiB")
+    formula += f" ({' + '.join(named)}) = {rank.weights:,} B, allocator pages included"
     if corrected:
         return Figure.estimated(
             rank.weights, rank.weights * 0.99, rank.weights * 1.01, "B", corrected, formula
         )
     if facts.stored_method == "mxfp4":
         return Figure.estimated(
-            rank.weights, rank.weights * 0.97, rank.weights * 1.005, "B",
-            "tensor shapes padded as Marlin does (gpt-oss-120b: Triton 64.38, Marlin 65.97 GiB)", formula,
+            rank.weights, rank.weights * 0.97, rank.weights * 1.03, "B",
+            "tensor shapes padded as the expert kernel does (gpt-oss-120b: Triton 64.38, Marlin 65.97 GiB)",
+            formula,
         )  # fmt: skip
     return Figure.exact(rank.weights, "B", "tensor shapes and dtypes", formula)
 
@@ -101,7 +106,9 @@ def kv_figure(p: Prediction, view: DeviceView, spec: ServingSpec, known: Provena
     rank = p.ranks[p.tight]
     if spec.kv_cache_memory_bytes is not None:
         words = "kv_cache_memory_bytes / VLLM_CPU_KVCACHE_SPACE" if view.cpu else "kv_cache_memory_bytes"
-        return Figure.exact(spec.kv_cache_memory_bytes, "B", words, "as asked for")
+        return Figure.exact(
+            spec.kv_cache_memory_bytes, "B", words, f"{spec.kv_cache_memory_bytes:,} B as asked for"
+        )
     r = Range(*(max(0.0, x) for x in rank.available))
     terms = [p.budget, rank.weights, rank.activation.value, rank.non_torch.value]
     names = "budget - weights - activation - non-torch"
@@ -155,9 +162,11 @@ def capacity_figures(
             unit="",
             provenance=Provenance.EXACT,
             source="no cache",
+            formula="nothing is kept per request: any number fits",
         )
         tokens = Figure.exact(0, "tokens", "no cache", "0")
-        return tokens, endless, Figure.exact(limit, "tokens", "the model's positions", None)
+        longest_known = Figure.exact(limit, "tokens", "the model's positions", f"{limit:,} positions")
+        return tokens, endless, longest_known
     newer = version >= TOKENS_BY_CONCURRENCY
     ends = [
         capacity(p.cache, b, context, by_concurrency=newer) for b in (p.blocks_low, p.blocks, p.blocks_high)

@@ -5,6 +5,7 @@ A log is untrusted text: size, line length and every number are bounded, pattern
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from pathlib import Path
@@ -31,7 +32,19 @@ _SIZES: tuple[tuple[str, str], ...] = (
     ("activation", rf"torch peak memory increase: {_NUMBER} ?(GiB|GB)"),
     ("kv_bytes", rf"Available KV cache memory: {_NUMBER} ?(GiB|GB)"),
     ("kv_bytes", rf"memory reserved for KV Cache is {_NUMBER} ?(GiB|GB)"),
-    ("kv_bytes", rf"(?:Explicitly|Auto) set \({_NUMBER}/[\d.]{{1,12}}\) ?(GiB)"),
+    ("kv_bytes", rf"Auto set \({_NUMBER}/[\d.]{{1,12}}\) ?(GiB)"),
+    ("kv_bytes", rf"Current kv cache memory in use is {_NUMBER} (GiB|bytes)"),
+    ("kv_given", rf"reserved {_NUMBER} ?(GiB) memory for KV Cache as specified by kv_cache_memory_bytes"),
+    ("kv_given", rf"Explicitly set \({_NUMBER}/[\d.]{{1,12}}\) ?(GiB)"),
+    ("weights", rf"Actual usage is {_NUMBER} (GiB) for weight"),
+    ("consumed", rf"Actual usage is {_NUMBER} (GiB) for consumed memory"),
+    ("activation", rf"{_NUMBER} (GiB) for peak activation"),
+    ("non_torch", rf"{_NUMBER} (GiB) for non-torch memory"),
+    ("graph_actual", rf"{_NUMBER} (GiB) for CUDAGraph memory"),
+    ("graph_actual", rf"CUDA graph pool memory: {_NUMBER} (GiB) \(actual\)"),
+    ("graph_estimate", rf"\(actual\), {_NUMBER} (GiB) \(estimated\)"),
+    ("total", rf"Free memory on device \([\d.]{{1,12}}/{_NUMBER} (GiB)\)"),
+    ("total", rf"total_memory={_NUMBER} ?(GiB)"),
     ("total", rf"total_gpu_memory \({_NUMBER} ?(GiB|GB)\)"),
     ("graph_estimate", rf"Estimated CUDA graph memory: {_NUMBER} ?(GiB|GB) total"),
     ("graph_actual", rf"Graph capturing finished in \d{{1,9}} secs?, took {_NUMBER} ?(GiB|GB)"),
@@ -49,29 +62,35 @@ _COUNTS: tuple[tuple[str, str], ...] = (
     ("gpu_memory_utilization", r"gpu_memory_utilization (?:\()?(\d(?:\.\d{1,6})?)"),
     ("gpu_memory_utilization", r"--gpu-memory-utilization=(\d(?:\.\d{1,6})?) is"),
     ("gpu_memory_utilization", r"'gpu_memory_utilization': (\d(?:\.\d{1,6})?)"),
+    ("gpu_memory_utilization", r"Desired GPU memory utilization is \((\d(?:\.\d{1,6})?), "),
     ("max_num_seqs", r"'max_num_seqs': (\d{1,9})"),
     ("max_num_batched_tokens", r"'max_num_batched_tokens': (\d{1,9})"),
 )
 _TEXTS: tuple[tuple[str, str], ...] = (
     ("engine_version", r"\(v(\d{1,3}\.\d{1,4}[\w.+-]{0,40})\) with config"),
     ("engine_version", r"vLLM API server version (\d{1,3}\.\d{1,4}[\w.+-]{0,40})"),
+    ("engine_version", r"[\u2580-\u259f] {1,4}version (\d{1,3}\.\d{1,4}[\w.+-]{0,40})"),
     ("architecture", r"Resolved architecture: ([A-Za-z0-9_]{1,80})"),
     ("model", r"with config: model='([^']{1,300})'"),
+    ("model", r"non-default args: .{0,2000}?'model': '([^']{1,300})'"),
     ("dtype", r"\bdtype=torch\.(\w{1,20})"),
     ("kv_cache_dtype", r"\bkv_cache_dtype=(\w{1,24})"),
+    ("prefix_caching", r"\benable_prefix_caching(?:=|': )(True|False)\b"),
     ("gpu", r"(?:GPU name|Device name|device_name)[:=] ?'?([A-Za-z0-9 _./()-]{2,60})"),
 )
-_FAILURES = re.compile(
+_FAILURES = (
     r"(To serve at least one request with the model'?s'? max seq len|No available memory for the cache blocks"
     r"|is larger than the maximum number of tokens that can be stored in KV cache"
     r"|CUDA out of memory|is less than desired (?:GPU|CPU) memory utilization"
     r"|Engine core initialization failed)"
 )
-_PATTERNS = tuple(
-    (kind, name, re.compile(pattern))
-    for kind, table in (("size", _SIZES), ("count", _COUNTS), ("text", _TEXTS))
-    for name, pattern in table
-)
+
+
+@functools.cache
+def _patterns() -> tuple[tuple[str, str, re.Pattern[str]], ...]:
+    """(size, count or text; name; pattern), compiled when the first log is read."""
+    tables = (("size", _SIZES), ("count", _COUNTS), ("text", _TEXTS))
+    return tuple((kind, name, re.compile(pattern)) for kind, table in tables for name, pattern in table)
 
 
 class BootLog(Contract):
@@ -91,6 +110,7 @@ class BootLog(Contract):
     max_num_seqs: int | None = None
     gpu_memory_utilization: float | None = None
     enforce_eager: bool = False
+    enable_prefix_caching: bool | None = None
     total_bytes: float | None = None
     weights: float | None = None
     activation: float | None = None
@@ -98,6 +118,8 @@ class BootLog(Contract):
     graph_estimate: float | None = None
     graph_actual: float | None = None
     kv_bytes: float | None = None
+    kv_given: float | None = None  # the cache was asked for in bytes, not what profiling left
+    arguments_listed: bool = False  # "non-default args" is there: what it does not name was the default
     kv_tokens: int | None = None
     kv_blocks: int | None = None
     max_concurrency: float | None = None
@@ -133,11 +155,12 @@ def parse_boot_log(text: str, where: str = "the log") -> BootLog:
     counts: dict[str, float] = {}
     words: dict[str, str] = {}
     failure = None
-    eager = False
+    eager = listed = False
+    patterns, failures = _patterns(), re.compile(_FAILURES)
     for number, raw in enumerate(text.splitlines(), 1):
         for start in range(0, min(len(raw), 8 * MAX_LINE), MAX_LINE):
             line = raw[start : start + MAX_LINE + 200]
-            for kind, name, pattern in _PATTERNS:
+            for kind, name, pattern in patterns:
                 match = pattern.search(line)
                 if match is None:
                     continue
@@ -148,7 +171,8 @@ def parse_boot_log(text: str, where: str = "the log") -> BootLog:
                 else:
                     words.setdefault(name, match[1])
             eager = eager or "enforce_eager=True" in line or "Enforce eager set" in line
-            if failure is None and (found := _FAILURES.search(line)):
+            listed = listed or "non-default args: " in line
+            if failure is None and (found := failures.search(line)):
                 failure = found[1]
     if not sizes and "kv_tokens" not in counts and "blocks" not in counts and failure is None:
         raise UsageError(
@@ -177,13 +201,16 @@ def parse_boot_log(text: str, where: str = "the log") -> BootLog:
         max_num_seqs=_whole(counts.get("max_num_seqs")),
         gpu_memory_utilization=util,
         enforce_eager=eager,
+        enable_prefix_caching={"True": True, "False": False}.get(words.get("prefix_caching", "")),
         total_bytes=_last(sizes.get("total")),
         weights=max(sizes["weights"]) if "weights" in sizes else None,
-        activation=max(sizes["activation"]) if "activation" in sizes else None,
-        non_torch=max(sizes["non_torch"]) if "non_torch" in sizes else None,
+        activation=_activation(sizes),
+        non_torch=_non_torch(sizes),
         graph_estimate=_last(sizes.get("graph_estimate")),
         graph_actual=_last(sizes.get("graph_actual")),
-        kv_bytes=min(sizes["kv_bytes"]) if "kv_bytes" in sizes else None,
+        kv_bytes=min(sizes["kv_bytes"]) if "kv_bytes" in sizes else _last(sizes.get("kv_given")),
+        kv_given=_last(sizes.get("kv_given")),
+        arguments_listed=listed,
         kv_tokens=_whole(counts.get("kv_tokens")),
         kv_blocks=_whole(counts.get("blocks")),
         max_concurrency=counts.get("max_concurrency"),
@@ -191,10 +218,32 @@ def parse_boot_log(text: str, where: str = "the log") -> BootLog:
     )
 
 
+def _activation(sizes: dict[str, list[float]]) -> float | None:
+    """The transient peak. Where the engine names "consumed memory" (0.3x), its peak holds the CUDA-graph
+    estimate too, which is taken off; without the estimate nothing is known."""
+    if "activation" not in sizes:
+        return None
+    peak = max(sizes["activation"])
+    if "consumed" not in sizes:
+        return peak
+    estimate = sizes.get("graph_estimate")
+    return max(0.0, peak - max(estimate)) if estimate else None
+
+
+def _non_torch(sizes: dict[str, list[float]]) -> float | None:
+    """What is neither weights nor PyTorch's; else "consumed memory" less the weights."""
+    if "non_torch" in sizes:
+        return max(sizes["non_torch"])
+    if "consumed" in sizes and "weights" in sizes:
+        return max(0.0, max(sizes["consumed"]) - max(sizes["weights"]))
+    return None
+
+
 def _size(number: str, unit: str, where: str, line: int) -> float:
     """Bytes. The engine's older "GB" are GiB too (it divides by 2**30)."""
-    del unit
     value = float(number.replace(",", ""))
+    if unit == "bytes":
+        value /= GIB
     if not math.isfinite(value) or abs(value) > MAX_GIB:
         raise UsageError("a size that no device has", where=f"{where}:{line}", got=number[:40] + " GiB")
     return value * GIB

@@ -14,7 +14,9 @@ from profiles.footprint.facts import KvFacts
 from profiles.footprint.version import ASYNC_IN_FLIGHT, HYBRID_MANAGER, MAMBA_ALIGN, Version
 from profiles.models.schema import KvKind
 
-FP8_KINDS = frozenset({"fp8", "fp8_e4m3", "fp8_e5m2"})
+FP8_KINDS = frozenset({"fp8", "fp8_e4m3", "fp8_e5m2", "fp8_ds_mla"})
+SCALED_KINDS = frozenset({"int8", "int8_per_token_head", "fp8_per_token_head"})
+"""One byte per element and two fp32 scales per token and head (`triton_attn.py`)."""
 MLA_BLOCK_ALIGNMENT = 128
 """Hybrids of MLA and mamba use blocks that are multiples of it (vLLM 0.32)."""
 
@@ -59,6 +61,8 @@ class CacheLayout(NamedTuple):
 
     def request_blocks(self, tokens: int) -> int:
         """Blocks of one request of that length, all groups together."""
+        if len(self.groups) == 1:
+            return self.group_blocks(self.groups[0].spec, tokens)
         return sum(self.group_blocks(group.spec, tokens) for group in self.groups)
 
     def group_blocks(self, spec: CacheSpec, tokens: int) -> int:
@@ -99,23 +103,31 @@ class CacheLayout(NamedTuple):
 def token_bytes(layer: KvFacts, dtype: str, served_bytes: int, tp: int) -> int:
     """Bytes per token of one layer on one rank; heads replicate when TP exceeds them.
 
-    Per head: (K + V) x element; INT8 adds two fp32 scales per token and head (`triton_attn.py`); NVFP4
+    Per head: (K + V) x element; the per-token-head kinds add two fp32 scales; NVFP4
     is 4 bits and an FP8 scale per 16. MLA keeps one latent; in FP8 the layout of 512 B latent, 16 B of
     scales and 128 B of 16-bit RoPE (656 B per token, `flashmla_sparse.py`), 352 B in NVFP4.
     """
     if layer.kind is KvKind.MLA:
         latent, rope = layer.kv_lora_rank, layer.qk_rope_head_dim
         if dtype in FP8_KINDS:
-            return latent + _cdiv(latent, 128) * 4 + rope * 2
-        if dtype == "nvfp4":
-            return _cdiv(latent * 352, 512)
-        return (latent + rope) * _element(dtype, served_bytes)
+            kept = latent + _cdiv(latent, 128) * 4 + rope * 2
+        elif dtype == "nvfp4":
+            kept = _cdiv(latent * 352, 512)
+        elif dtype in SCALED_KINDS:
+            kept = latent + rope + 8
+        elif dtype == "int4_per_token_head":
+            kept = (latent + rope) // 2 + 8
+        else:
+            kept = (latent + rope) * _element(dtype, served_bytes)
+        return kept + layer.indexer_bytes
     heads = max(1, _cdiv(layer.kv_heads, tp))
     key, value = layer.head_dim, layer.v_head_dim or layer.head_dim
     if dtype in FP8_KINDS:
         per_head = key + value
-    elif dtype == "int8":
+    elif dtype in SCALED_KINDS:
         per_head = key + value + 8
+    elif dtype == "int4_per_token_head":
+        per_head = key // 2 + value // 2 + 8
     elif dtype == "nvfp4":
         per_head = key // 2 + key // 16 + value // 2 + value // 16
     else:
@@ -140,6 +152,7 @@ class CacheRequest(NamedTuple):
     max_model_len: int
     speculative_tokens: int
     version: Version
+    prefix_caching: bool | None = None
 
 
 def layout(layers: Sequence[KvFacts], ask: CacheRequest) -> CacheLayout:
@@ -153,7 +166,8 @@ def layout(layers: Sequence[KvFacts], ask: CacheRequest) -> CacheLayout:
     kinds = {layer.kind for layer in kept}
     widen = not hybrid and KvKind.FULL in kinds and len(kinds) > 1
     in_flight = ask.batched_tokens * (2 if ask.version >= ASYNC_IN_FLIGHT else 1)
-    pages = (2 if ask.version >= MAMBA_ALIGN and len(kinds) > 1 else 1) + ask.speculative_tokens
+    cached = ask.version >= MAMBA_ALIGN if ask.prefix_caching is None else ask.prefix_caching
+    pages = (2 if cached and len(kinds) > 1 else 1) + ask.speculative_tokens
     counts: dict[CacheSpec, list[int]] = {}
     for layer, spec in zip(kept, _specs(kept, ask, widen=widen), strict=True):
         held = counts.setdefault(spec, [0] * ask.pp)

@@ -56,6 +56,7 @@ FULL_CAPTURES = 51
 CPU_PROCESS = (0.75 * GIB, 0.5 * GIB, 1.6 * GIB)
 """Resident memory of a CPU worker without weights: Python, PyTorch, the engine (0.32 on x86)."""
 
+CALIBRATED_DEVICE = "H100"
 CALIBRATED_VERSIONS = frozenset({(0, 11), (0, 17), (0, 18), (0, 19)})
 
 
@@ -183,12 +184,16 @@ def cuda_graphs(facts: ModelFacts, batch: Batch, layers_on_rank: int, *, eager: 
     return Range(value, value * GRAPH_SPREAD[0], value * GRAPH_SPREAD[1])
 
 
-def provenance_of(batch: Batch) -> tuple[Provenance, str]:
-    """How laws are known for a version: calibrated on it, or carried over from the nearest one."""
+def provenance_of(batch: Batch, device: str) -> tuple[Provenance, str]:
+    """How laws are known for a version and a device: calibrated on both, or carried over from the nearest."""
     if not batch.cuda:
         return Provenance.ESTIMATED, "law of CPU workers, vLLM 0.32"
     major, minor = batch.version
-    if batch.version in CALIBRATED_VERSIONS:
-        return Provenance.CALIBRATED, f"calibrated@vLLM {major}.{minor}/H100"
     near = min(CALIBRATED_VERSIONS, key=lambda v: abs(v[1] - minor))
-    return Provenance.ESTIMATED, f"law calibrated@vLLM {near[0]}.{near[1]}/H100, carried to {major}.{minor}"
+    carried = [] if batch.version == near else [f"{major}.{minor}"]
+    if CALIBRATED_DEVICE not in device.upper():
+        carried.append(device)
+    if not carried:
+        return Provenance.CALIBRATED, f"calibrated@vLLM {major}.{minor}/{CALIBRATED_DEVICE}"
+    law = f"law calibrated@vLLM {near[0]}.{near[1]}/{CALIBRATED_DEVICE}"
+    return Provenance.ESTIMATED, f"{law}, carried to {' and '.join(carried)}"

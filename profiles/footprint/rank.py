@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from profiles.footprint.compiled import Compiled, compiled_catalogue
-from profiles.footprint.core import Prediction, predict, reweighted
+from profiles.footprint.core import Extra, Prediction, predict, reweighted
 from profiles.footprint.facts import ModelFacts, facts_of
 from profiles.footprint.ledger import Group, Ledger, Line, ledger_of
 from profiles.footprint.levers import holds
@@ -15,17 +15,22 @@ from profiles.footprint.serving import filled, view_of
 from profiles.footprint.speed import (
     CPU_EFFICIENCY,
     DECODE_EFFICIENCY,
+    HOST_LINK_BYTES_S,
     STEP_OVERHEAD_MS,
     active_parameters,
+    read_from_host,
     weights_read,
 )
 from profiles.footprint.startup import memory_refusals, shape_refusals
 from profiles.footprint.uniform import family_formats, fused_shape, line_format
 from profiles.footprint.version import parse_version
-from profiles.footprint.weights import RankBytes, Sharding, UniformChoice, group_bytes
+from profiles.footprint.weights import RankBytes, Sharding, UniformChoice, group_bytes, mxfp4_by_triton
 from profiles.formats import Format
 from profiles.hardware.schema import Device, DeviceKind, HardwareProfile
 from profiles.models.schema import ModelProfile
+
+if TYPE_CHECKING:
+    from profiles.footprint.residuals import Residuals
 
 FAMILIES = ("16-bit", "fp8", "int8", "int4", "fp4", "w8a16")
 """Uniform families that are ranked."""
@@ -54,6 +59,7 @@ class Ranked(NamedTuple):
     params: int
     license: str
     tags: tuple[str, ...]
+    stored: str = ""  # how the checkpoint is already quantized: then "16-bit" means as it is
 
 
 def rank_models(
@@ -61,12 +67,13 @@ def rank_models(
     spec: ServingSpec = ServingSpec(),
     families: Sequence[str] = FAMILIES,
     models: Iterable[Compiled] | None = None,
+    residuals: Residuals | None = None,
 ) -> list[Ranked]:
     """Every model of the catalogue in every family on one machine: what fits first, then the largest, the
     best precision, the fastest. A model shorter than the context asked for is ranked at its own length."""
     out: list[Ranked] = []
     for model in compiled_catalogue() if models is None else models:
-        out += _answers(model, hardware, spec, families)
+        out += _answers(model, hardware, spec, families, residuals=residuals)
     order = {Verdict.FITS: 0, Verdict.FITS_IF: 1, Verdict.DOES_NOT_FIT: 2}
     precision = {family: i for i, family in enumerate(families)}
     out.sort(key=lambda r: (order[r.verdict], -r.params, precision[r.family], r.model_id))
@@ -78,6 +85,7 @@ def rank_devices(
     devices: Iterable[Device],
     spec: ServingSpec = ServingSpec(),
     families: Sequence[str] = FAMILIES,
+    residuals: Residuals | None = None,
 ) -> list[Ranked]:
     """Every device for one model: for each family the smallest number of that device that holds it (up to
     8 by tensor parallelism), ordered by devices needed, then by total memory; misses last."""
@@ -96,7 +104,7 @@ def rank_devices(
                 devices=(device,) * count, origin="catalogue", notes=(), interconnect=None
             )
             changed = spec.model_copy(update={"tensor_parallel_size": count})
-            for found in _answers(compiled, machine, changed, open_families, shared):
+            for found in _answers(compiled, machine, changed, open_families, shared, residuals):
                 best[found.family] = found
         out += [(device.total_bytes.value * found.devices, found) for found in best.values()]
     out.sort(key=lambda e: (e[1].verdict is not Verdict.FITS, e[0], e[1].device, families.index(e[1].family)))
@@ -116,6 +124,7 @@ def _answers(
     spec: ServingSpec,
     families: Sequence[str],
     shared: dict[tuple[object, ...], _Pricer] | None = None,
+    residuals: Residuals | None = None,
 ) -> list[Ranked]:
     facts, ledger, device = model.facts, model.ledger, hardware.device
     version = parse_version(spec.engine_version)
@@ -126,9 +135,16 @@ def _answers(
     if device.kind is DeviceKind.METAL:
         wrong = ["vLLM has no engine for Apple GPUs", *wrong]
     sharding = Sharding(
-        facts, full.tensor_parallel_size, full.data_parallel_size, full.enable_expert_parallel
+        facts,
+        full.tensor_parallel_size,
+        full.data_parallel_size,
+        full.enable_expert_parallel,
+        triton=mxfp4_by_triton(view.sm, version),
     )
-    stored = predict(facts, ledger, view, full, version)
+    extra = Extra()
+    if residuals is not None:
+        extra, _ = residuals.applied(extra, spec.engine_version, view.name, facts.architecture)
+    stored = predict(facts, ledger, view, full, version, extra=extra)
     ops = active_parameters(facts, ledger)
     key = (device.kind, device.sm, device.isa, full.tensor_parallel_size, stored.served_bytes)
     pricer = shared.get(key) if shared is not None else None
@@ -137,11 +153,16 @@ def _answers(
         if shared is not None:
             shared[key] = pricer
     plain = (
-        full.pipeline_parallel_size == 1 and not full.cpu_offload_gb and full.kv_cache_memory_bytes is None
+        full.pipeline_parallel_size == 1
+        and not full.cpu_offload_gb
+        and full.kv_cache_memory_bytes is None
+        and not extra.residual_weights
     )
     out = []
     for family in families:
         formats = family_formats(family)
+        if facts.stored_method and formats:
+            continue  # quantizing it again would start from rounded weights
         found = pricer.price(formats) if formats else None
         p = stored
         if found is None:
@@ -150,7 +171,7 @@ def _answers(
         elif plain:
             p = reweighted(stored, [found[0]], context, version)
         else:
-            p = predict(facts, ledger, view, full, version, UniformChoice(found[1].get))
+            p = predict(facts, ledger, view, full, version, UniformChoice(found[1].get), extra)
         refusals = wrong or memory_refusals(facts, view, full, p, version)
         fits = not refusals and holds(p, full, version)
         reason = "" if fits else refusals[0] if refusals else "fewer requests than asked for"
@@ -177,6 +198,7 @@ def _answers(
                 model.params,
                 model.license,
                 model.tags,
+                facts.stored_label,
             )
         )
     return out
@@ -187,14 +209,23 @@ def _shorter(longest: int, context: int, wrong: list[str]) -> Verdict:
     return Verdict.FITS_IF if not wrong and 1024 <= longest < context else Verdict.DOES_NOT_FIT
 
 
+_PRICED: dict[tuple[object, ...], tuple[tuple[Format | None, ...], int]] = {}
+"""Formats and bytes per block of a kind of layer: models of one family share most of theirs."""
+
+
 class _Pricer:
     """Weights of one model in family after family: only quantizable groups are priced again."""
 
     def __init__(self, ledger: Ledger, sharding: Sharding, served_bytes: int, device: Device) -> None:
         self._sharding, self._width, self._device = sharding, served_bytes, device
-        self._known: dict[tuple[Format, ...], tuple[RankBytes, dict[Line, Format]] | None] = {}
+        self._known: dict[tuple[str, int], tuple[RankBytes, dict[Line, Format]] | None] = {}
         self._cuda = device.kind is not DeviceKind.CPU
         self._tied = sharding.facts.tied
+        facts = sharding.facts
+        self._signature = (
+            served_bytes, sharding.tp, sharding.ep, sharding.triton, device.kind, device.sm, device.isa,
+            facts.heads, facts.kv_heads, facts.expert_width, facts.stored_method, facts.latent,
+        )  # fmt: skip
         self._rest = RankBytes()
         self._rest.total = sharding.facts.rope_elements * self._width
         self._groups: list[tuple[Group, tuple[tuple[int, int] | None, ...]]] = []
@@ -209,9 +240,10 @@ class _Pricer:
 
     def price(self, formats: tuple[Format, ...]) -> tuple[RankBytes, dict[Line, Format]] | None:
         """The rank's bytes and the format of each kind of layer; None when no layer takes any format."""
-        if formats not in self._known:
-            self._known[formats] = self._price(formats)
-        return self._known[formats]
+        key = (formats[0].name, len(formats))
+        if key not in self._known:
+            self._known[key] = self._price(formats)
+        return self._known[key]
 
     def _price(self, formats: tuple[Format, ...]) -> tuple[RankBytes, dict[Line, Format]] | None:
         total = RankBytes()
@@ -221,13 +253,16 @@ class _Pricer:
             self._rest.unread,
         )
         table: dict[Line, Format] = {}
+        mark = (formats[0].name, len(formats), self._signature)
         for group, shapes in self._groups:
-            chosen = [line_format(group, s, formats, self._device) if s else None for s in shapes]
-            table.update(
-                {line: fmt for line, fmt in zip(group.lines, chosen, strict=True) if fmt is not None}
-            )
-            held = group_bytes(group, chosen, self._sharding, self._width, cuda=self._cuda)
-            total.add(group, held, self._tied)
+            key = (group.fused, group.lines, shapes, mark)
+            if key not in _PRICED:
+                chosen = [line_format(group, s, formats, self._device) if s else None for s in shapes]
+                held = group_bytes(group, chosen, self._sharding, self._width, cuda=self._cuda)
+                _PRICED[key] = (tuple(chosen), held // max(1, len(group.blocks)))
+            found, each = _PRICED[key]
+            table.update({line: fmt for line, fmt in zip(group.lines, found, strict=True) if fmt is not None})
+            total.add(group, each * len(group.blocks), self._tied)
         return (total, table) if table else None
 
 
@@ -238,14 +273,16 @@ def _decode(
     if device.bandwidth_bytes_s is None or device.bandwidth_bytes_s.value <= 0:
         return None, None, None
     assert spec.max_model_len is not None
-    moved = sum(weights_read(facts, r.read, 1, float(r.weights)) for r in p.ranks)
+    cpu = device.kind is DeviceKind.CPU
+    away = 0.0 if cpu else sum(read_from_host(facts, r.read, 1, spec) for r in p.ranks)
+    moved = sum(weights_read(facts, r.read, 1) for r in p.ranks) - away
     moved += p.cache.request_blocks(max(1, spec.max_model_len // 4)) * sum(p.cache.block_bytes)
     peak = next((device.peak_ops[k].value for k in ("bf16", "fp16", "fp32") if k in device.peak_ops), 0.0)
     ops = 2 * parameters / spec.tensor_parallel_size
-    ends = CPU_EFFICIENCY if device.kind is DeviceKind.CPU else DECODE_EFFICIENCY
+    ends = CPU_EFFICIENCY if cpu else DECODE_EFFICIENCY
     rates = []
-    for efficiency, overhead in zip(ends, reversed(STEP_OVERHEAD_MS), strict=True):
-        seconds = moved / (device.bandwidth_bytes_s.value * efficiency)
+    for efficiency, overhead, link in zip(ends, reversed(STEP_OVERHEAD_MS), HOST_LINK_BYTES_S, strict=True):
+        seconds = moved / (device.bandwidth_bytes_s.value * efficiency) + away / link
         if peak:
             seconds = max(seconds, ops / (peak * efficiency))
         rates.append(1 / (seconds + overhead / 1e3))

@@ -9,32 +9,41 @@ from pydantic import Field
 
 from profiles.provenance import Contract, Figure
 
+LIMIT = 1 << 48
+"""Counts beyond it are typing errors, and too large for arithmetic in doubles."""
+
+
+KvCacheDtype = Literal[
+    "auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "fp8_ds_mla", "fp8_per_token_head", "int8",
+    "int8_per_token_head", "int4_per_token_head", "nvfp4",
+]  # fmt: skip
+"""vLLM's names (0.32 `CacheDType`); `int8` is short for `int8_per_token_head`."""
+
 
 class ServingSpec(Contract):
     """Serving arguments, named as vLLM names them; None means the engine's own default."""
 
-    max_model_len: int | None = Field(default=None, ge=1)
-    concurrency: int = Field(default=1, ge=1)
+    max_model_len: int | None = Field(default=None, ge=1, lt=LIMIT)
+    concurrency: int = Field(default=1, ge=1, lt=LIMIT)
     gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
-    kv_cache_memory_bytes: int | None = Field(default=None, ge=0)
-    kv_cache_dtype: Literal["auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "int8", "nvfp4"] = (
-        "auto"
-    )
+    kv_cache_memory_bytes: int | None = Field(default=None, ge=0, le=1 << 60)
+    kv_cache_dtype: KvCacheDtype = "auto"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    tensor_parallel_size: int = Field(default=1, ge=1)
-    pipeline_parallel_size: int = Field(default=1, ge=1)
-    data_parallel_size: int = Field(default=1, ge=1)
-    decode_context_parallel_size: int = Field(default=1, ge=1)
+    tensor_parallel_size: int = Field(default=1, ge=1, lt=LIMIT)
+    pipeline_parallel_size: int = Field(default=1, ge=1, lt=LIMIT)
+    data_parallel_size: int = Field(default=1, ge=1, lt=LIMIT)
+    decode_context_parallel_size: int = Field(default=1, ge=1, lt=LIMIT)
     enable_expert_parallel: bool = False
-    max_num_batched_tokens: int | None = Field(default=None, ge=1)
-    max_num_seqs: int | None = Field(default=None, ge=1)
-    block_size: int | None = Field(default=None, ge=1)
+    max_num_batched_tokens: int | None = Field(default=None, ge=1, lt=LIMIT)
+    max_num_seqs: int | None = Field(default=None, ge=1, lt=LIMIT)
+    block_size: int | None = Field(default=None, ge=1, le=1 << 20)
     enforce_eager: bool = False
-    cpu_offload_gb: float = Field(default=0, ge=0)
-    max_loras: int = Field(default=0, ge=0)
-    max_lora_rank: int = Field(default=16, ge=1)
-    speculative_model: str | None = None
-    num_speculative_tokens: int = Field(default=0, ge=0)
+    enable_prefix_caching: bool | None = None  # matters to memory for mamba layers alone
+    cpu_offload_gb: float = Field(default=0, ge=0, le=1e9)
+    max_loras: int = Field(default=0, ge=0, le=1 << 16)
+    max_lora_rank: int = Field(default=16, ge=1, le=1 << 13)
+    speculative_model: str | None = Field(default=None, max_length=500)
+    num_speculative_tokens: int = Field(default=0, ge=0, le=1 << 10)
     engine: Literal["vllm"] = "vllm"
     engine_version: str = "0.32.0"
 

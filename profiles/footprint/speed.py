@@ -29,6 +29,8 @@ STEP_OVERHEAD_MS = (0.2, 0.5, 1.5)
 EAGER_FACTOR = 6.0
 ALL_REDUCE_MS = (0.006, 0.012, 0.04)
 """One all-reduce of a decode step; two per layer when TP > 1."""
+HOST_LINK_BYTES_S = (10e9, 22e9, 55e9)
+"""Reading offloaded weights from host memory in every step: PCIe 3.0 to 5.0 x16, as far as it is reached."""
 
 
 class Speed(NamedTuple):
@@ -97,13 +99,16 @@ def speed(
     bandwidth, tp = device.bandwidth_bytes_s, spec.tensor_parallel_size
     context = spec.max_model_len
     batch = int(max(1, min(spec.concurrency, p.capacity.concurrency)))
-    read = sum(weights_read(facts, r.read, batch, r.weights) for r in p.ranks)
+    read = sum(weights_read(facts, r.read, batch) for r in p.ranks)
+    away = 0.0 if cpu else sum(read_from_host(facts, r.read, batch, spec) for r in p.ranks)
+    if away:
+        notes.append(f"{away / 1e9:,.2f} GB of weights are read from host memory in every step")
     kv = sum(batch * p.cache.request_blocks(context) * bytes_ for bytes_ in p.cache.block_bytes)
-    moved = read + kv
+    moved = read - away + kv
     ops = 2 * active_parameters(facts, ledger) / tp
     steps = []
     for i in (2, 1, 0):  # fastest first
-        memory = moved / (bandwidth.value * ends[i])
+        memory = moved / (bandwidth.value * ends[i]) + away / HOST_LINK_BYTES_S[i]
         compute = batch * ops / (peak.value * PREFILL_EFFICIENCY[i])
         overhead = STEP_OVERHEAD_MS[2 - i] * (EAGER_FACTOR if spec.enforce_eager else 1)
         if tp > 1:
@@ -111,7 +116,9 @@ def speed(
         steps.append(1e3 * max(memory, compute) + overhead)
     fast, value, slow = steps
     formula = (
-        f"max({moved / 1e9:,.2f} GB read / ({bandwidth.value / 1e9:,.0f} GB/s x {ends[1]}), "
+        f"max({moved / 1e9:,.2f} GB read / ({bandwidth.value / 1e9:,.0f} GB/s x {ends[1]})"
+        + (f" + {away / 1e9:,.2f} GB / {HOST_LINK_BYTES_S[1] / 1e9:,.0f} GB/s" if away else "")
+        + ", "
         f"{batch} x {ops / 1e9:,.2f} Gop / ({peak.value / 1e12:,.1f} Top/s x {PREFILL_EFFICIENCY[1]})) "
         f"+ overhead; context {context:,}, {batch} requests"
     )
@@ -120,13 +127,13 @@ def speed(
     )
     itl = _figure(value, fast, slow, "ms", source, formula)
     rates = [tp * peak.value * e / (ops * tp) for e in PREFILL_EFFICIENCY]
-    prefill = _figure(
-        rates[1], rates[0], rates[2], "tok/s", source, f"{tp} x peak x efficiency / {ops * tp / 1e9:,.2f} Gop"
-    )
+    words = f"{tp} x {peak.value / 1e12:,.1f} Top/s x {PREFILL_EFFICIENCY[1]}"
+    words += f" / {ops * tp / 1e9:,.2f} Gop per token"
+    prefill = _figure(rates[1], rates[0], rates[2], "tok/s", source, words)
     first = [1e3 * context / r for r in rates]
     ttft = _figure(
         first[1] + value, first[2] + fast, first[0] + slow, "ms", source,
-        f"a prompt of {context:,} tokens / prefill rate + one step, queue empty",
+        f"a prompt of {context:,} tokens / {rates[1]:,.0f} tok/s + one step of {value:,.2f} ms, queue empty",
     )  # fmt: skip
     decode = _figure(1e3 / value, 1e3 / slow, 1e3 / fast, "tok/s", source, f"1000 / ITL of {value:,.2f} ms")
     many = batch * spec.data_parallel_size
@@ -141,13 +148,21 @@ def speed(
     return Speed(prefill, decode, ttft, itl, total, tuple(notes))
 
 
-def weights_read(facts: ModelFacts, held: RankBytes, batch: int, weights: float) -> float:
+def weights_read(facts: ModelFacts, held: RankBytes, batch: int) -> float:
     """Bytes of weights that one decode step reads: no looked-up tables, only experts that it touches."""
     dense = held.total - held.experts - held.unread
     touched = 1.0
     if facts.experts:  # distinct experts of `batch` independent draws of k out of n
         touched = 1 - (1 - facts.experts_per_token / facts.experts) ** batch
-    return max(0.0, min(dense + held.experts * touched, float(weights)))
+    return max(0.0, dense + held.experts * touched)
+
+
+def read_from_host(facts: ModelFacts, held: RankBytes, batch: int, spec: ServingSpec) -> float:
+    """The part of those bytes that `--cpu-offload-gb` keeps in host memory: an even share of all weights."""
+    if not spec.cpu_offload_gb or not held.total:
+        return 0.0
+    share = min(1.0, spec.cpu_offload_gb * (1 << 30) / held.total)
+    return share * weights_read(facts, held, batch)
 
 
 def _figure(value: float, low: float, high: float, unit: str, source: str, formula: str) -> Figure:

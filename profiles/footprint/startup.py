@@ -105,6 +105,8 @@ def platform_refusals(
             notes.append(f"the checkpoint's {facts.stored_label}: {support.reason}")
     if facts.stored_method == "bitsandbytes" and device.kind is DeviceKind.CPU:
         refusals.append("bitsandbytes checkpoints need a GPU")
+    if facts.stored_method == "gguf" and device.kind is DeviceKind.CPU:
+        refusals.append("vLLM's CPU build serves no GGUF: use llama.cpp")
     return refusals, notes
 
 

@@ -64,9 +64,28 @@ def line_format(
     group: Group, shape: tuple[int, int], formats: tuple[Format, ...], device: Device | None
 ) -> Format | None:
     """The first format that the engine runs for this layer's shape on one rank, or None."""
+    if not formats:
+        return None
+    shapes = tuple(dict.fromkeys((other.out, other.inn) for other in group.lines if other.out))
+    where = None if device is None else (device.kind, device.sm, device.isa)
+    key = (shapes, shape, formats[0].name, len(formats), where)  # hashing a Format is slow
+    if key not in _CHOSEN:
+        _CHOSEN[key] = _line_format(shapes, shape, formats, device)
+    return _CHOSEN[key]
+
+
+_CHOSEN: dict[tuple[object, ...], Format | None] = {}
+
+
+def _line_format(
+    shapes: tuple[tuple[int, int], ...],
+    shape: tuple[int, int],
+    formats: tuple[Format, ...],
+    device: Device | None,
+) -> Format | None:
     rows, columns = shape
     for fmt in formats:
-        if any(fmt.shape_problem(other.out, other.inn) for other in group.lines if other.out):
+        if any(fmt.shape_problem(out, inn) for out, inn in shapes):
             continue
         if fmt.group_size and columns % fmt.group_size:
             continue

@@ -32,7 +32,18 @@ class UniformChoice:
 
 MXFP4_WIDTH, MXFP4_HIDDEN = 128, 256
 """Padding of Marlin and TRT-LLM expert kernels (vLLM 0.32 `fused_moe/oracle/mxfp4.py`): gpt-oss-120b takes
-65.97 GiB with Marlin against 60.8 of tensors; Triton pads less (64.38)."""
+65.97 GiB with Marlin against 60.8 of tensors."""
+TRITON_INPUTS, VALUE_SHARE = 256, (16, 17)
+"""Triton's layout on Hopper pads the inputs of the packed values (16 of 17 bytes), not of their scales:
+64.33 GiB for gpt-oss-120b, 64.38 measured."""
+TRITON_FROM, TRITON_SM = (0, 11), 90
+"""Hopper takes Triton from about this version on (65.97 GiB in 0.10 was Marlin); Ampere stays with Marlin
+(gpt-oss-20b on an A100, 0.19: 13.72 GiB)."""
+
+
+def mxfp4_by_triton(sm: int | None, version: tuple[int, int]) -> bool:
+    """Whether MXFP4 experts run in Triton's kernels on that device and version."""
+    return sm == TRITON_SM and version >= TRITON_FROM
 
 
 def _round_up(value: int, multiple: int) -> int:
@@ -68,13 +79,22 @@ def allocated(nbytes: int) -> int:
 class Sharding:
     """How many ranks share what, as far as weights are concerned."""
 
-    __slots__ = ("ep", "facts", "padded", "tp")
+    __slots__ = ("ep", "facts", "padded", "tp", "triton")
 
-    def __init__(self, facts: ModelFacts, tp: int = 1, dp: int = 1, expert_parallel: bool = False) -> None:
+    def __init__(
+        self,
+        facts: ModelFacts,
+        tp: int = 1,
+        dp: int = 1,
+        expert_parallel: bool = False,
+        *,
+        triton: bool = False,
+    ) -> None:
         self.facts = facts
         self.tp = tp
         self.ep = (tp * dp, expert_parallel)
         self.padded = facts.stored_method == "mxfp4"
+        self.triton = triton
 
     def rank_shape(self, line: Line) -> tuple[int, int, int]:
         """Rows, columns and copies of a linear on one rank."""
@@ -110,6 +130,11 @@ class Sharding:
             copies = -(-copies // ranks)
         else:
             wide = -(-wide // ranks)
+        if self.padded and self.triton:
+            values, whole = VALUE_SHARE
+            inputs = hidden if column else wide
+            held = (values * _round_up(inputs, TRITON_INPUTS) + (whole - values) * inputs) // whole
+            return (wide, held, copies) if column else (hidden, held, copies)
         if self.padded:
             halves = max(1, line.out // max(1, self.facts.expert_width)) if column else 1
             wide = _round_up(-(-wide // halves), MXFP4_WIDTH) * halves
@@ -205,7 +230,7 @@ def stage_bytes(
                 for line, fmt in zip(group.lines, kinds, strict=True)
             ]
             nbytes = sum(sizes)
-            held = (allocated(nbytes) if cuda else nbytes) * count
+            held = ((allocated(nbytes) if cuda else nbytes) + absorbed(group, sharding, served_bytes)) * count
             out[stage].add(group, held, facts.tied)
             if group.lines[0].role == "embed" and facts.tied and stages > 1 and stage == 0:
                 out[-1].total += held  # the head's copy (vLLM loads tied embeddings on both ends)
@@ -242,7 +267,18 @@ def group_bytes(
     nbytes = 0
     for line, fmt in zip(group.lines, formats, strict=True):
         nbytes += line_bytes(line, fmt, sharding, served_bytes)
-    return (allocated(nbytes) if cuda else nbytes) * len(group.blocks)
+    held = allocated(nbytes) if cuda else nbytes
+    return (held + absorbed(group, sharding, served_bytes)) * len(group.blocks)
+
+
+def absorbed(group: Group, sharding: Sharding, served_bytes: int) -> int:
+    """MLA keeps `kv_b_proj` a second time, split into W_UK and W_UV in 16 bits, for decoding
+    (vLLM 0.32 `mla_attention.py`, `prefer_copy`; Kimi-VL-A3B on H100: 30.74 GiB against 30.60 without)."""
+    if not group.fused.endswith("kv_b_proj") or not sharding.facts.latent:
+        return 0
+    line = group.lines[0]
+    rows, columns, copies = sharding.rank_shape(line)
+    return rows * columns * copies * served_bytes
 
 
 def _choices(

@@ -16,6 +16,19 @@ TORCH_INT4_KERNEL = "AdvisorTorchInt4LinearKernel"
 """Our own vLLM plugin kernel (tuners/engine/cpu_int4.py): x86 CPUs without AVX-512 have no INT4 kernel
 in vLLM's CPU build (`_C_AVX2` registers no `cpu_gemm_wna16`), PyTorch's int4 packed matmul serves there."""
 
+INT4_COST = (
+    "arithmetic stays 16-bit: saturated throughput 0.6-1.2 x BF16 (Llama-3.1-8B, vLLM 0.7.3: H100 0.63, "
+    "A100 0.66, RTX 4090 1.04, RTX 3090 1.17), one stream alone up to 2.4 x (Qwen3-8B, RTX 5090)"
+)
+FP8_COST = (
+    "prefill at the 16-bit rate; throughput 1.06 (A100) to 1.56 (RTX 3090) x BF16 (Llama-3.1-8B, vLLM 0.7.3)"
+)
+FP4_COST = "prefill at the 16-bit rate: expect what INT4 does"
+INT8_COST = "prefill at the 16-bit rate, decode reads half the bytes"
+CPU_FP8_COST = "weights are widened in every step: slower than INT8 of the same size"
+SLOWER_COST = "a slower kernel than Marlin; by how much is not known: measure"
+"""Factors: published throughput relative to BF16, saturated, and single-stream times per token."""
+
 
 class KernelSupport(Contract):
     """The answer for one (format, shape, device): `kernel` is None when nothing runs it."""
@@ -24,6 +37,7 @@ class KernelSupport(Contract):
     native: bool = False  # the arithmetic type itself is in the hardware
     reason: str
     slow: bool = False
+    cost: str = ""  # what falling back costs, in words and measured factors
 
     @property
     def runs(self) -> bool:
@@ -97,6 +111,7 @@ def _on_cpu(fmt: Format, device: Device, n: int | None, k: int | None) -> Kernel
             kernel="ChannelWiseTorchFP8ScaledMMLinearKernel",
             slow=True,
             reason="plain PyTorch fallback: runs, but slower than INT8 at the same size",
+            cost=CPU_FP8_COST,
         )
     return KernelSupport(kernel=None, reason=f"vLLM's x86 CPU build has no kernel for {fmt.name}")
 
@@ -127,6 +142,7 @@ def _on_cuda(fmt: Format, sm: int, n: int | None, k: int | None) -> KernelSuppor
             return KernelSupport(
                 kernel="MarlinFP8ScaledMMLinearKernel",
                 reason="no FP8 tensor cores below 8.9: weights stay FP8, arithmetic is 16-bit (Marlin)",
+                cost=FP8_COST,
             )
         return KernelSupport(kernel=None, reason=f"FP8 needs compute capability 7.5, got {sm}")
     if fmt.activations in (Activations.NVFP4, Activations.MXFP4):
@@ -143,6 +159,7 @@ def _on_cuda(fmt: Format, sm: int, n: int | None, k: int | None) -> KernelSuppor
             return KernelSupport(
                 kernel="MarlinNvFp4LinearKernel" if fmt.name == "NVFP4" else "MarlinMxFp4LinearKernel",
                 reason="no FP4 tensor cores below Blackwell: weight-only, arithmetic is 16-bit",
+                cost=FP4_COST,
             )
         return KernelSupport(
             kernel=None, reason=f"{fmt.name} needs compute capability {floor / 10}, got {sm / 10}"
@@ -155,15 +172,17 @@ def _weight_only_int_cuda(fmt: Format, sm: int, n: int | None, k: int | None) ->
         return KernelSupport(
             kernel=None, reason=f"weight-only INT needs compute capability 7.5, got {sm / 10}"
         )
+    cost = INT4_COST if fmt.weight_bits == 4 else INT8_COST
     if sm == 90 and fmt.symmetric and (k is None or k % 128 == 0) and (n is None or n % 128 == 0):
-        return KernelSupport(kernel="MacheteLinearKernel", reason="Machete (Hopper)")
+        return KernelSupport(kernel="MacheteLinearKernel", reason="Machete (Hopper)", cost=cost)
     if n is None or k is None or (n % 64 == 0 and k % 128 == 0):
-        return KernelSupport(kernel="MarlinLinearKernel", reason="Marlin")
+        return KernelSupport(kernel="MarlinLinearKernel", reason="Marlin", cost=cost)
     if sm >= 80 and fmt.symmetric and n % 8 == 0 and k % 32 == 0:
         return KernelSupport(
             kernel="ExllamaLinearKernel" if fmt.weight_bits == 4 else "ConchLinearKernel",
             slow=True,
             reason=f"Marlin wants out % 64 and in % 128, got out {n}, in {k}: a slower kernel serves it",
+            cost=SLOWER_COST,
         )
     return KernelSupport(kernel=None, reason=f"no weight-only kernel takes out {n}, in {k} on sm_{sm}")
 

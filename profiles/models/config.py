@@ -171,10 +171,19 @@ class Config:
     @property
     def num_layers(self) -> int:
         """Decoder layers; more than 10,000 is refused."""
-        layers = self.count("num_hidden_layers", low=1)
+        layers = self._listed_layers() or self.count("num_hidden_layers", low=1)
         if layers > 10_000:
             raise self.bad("num_hidden_layers", layers, "at most 10000")
         return layers
+
+    def _listed_layers(self) -> int | None:
+        """Length of a per-layer list when the config names no number itself (Nemotron 3 Ultra)."""
+        if any(self.text.get(n) is not None for n in ("num_hidden_layers", *ALIASES["num_hidden_layers"])):
+            return None
+        listed = next(
+            (v for n in ("layers_block_type", "layer_types") if isinstance(v := self.text.get(n), list)), []
+        )
+        return len(listed) or None
 
     @property
     def heads(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from profiles.models.architectures import Architecture
 from profiles.models.config import Config
-from profiles.models.layers import layer_kinds, window_tokens
+from profiles.models.layers import layer_kinds, shared_indexers, window_tokens
 from profiles.models.schema import KvKind, KvLayer
 
 NO_LATENT_CACHE = frozenset({"minicpm3"})
@@ -21,6 +21,10 @@ def kv_layers(config: Config, architecture: Architecture) -> tuple[KvLayer, ...]
     kinds = layer_kinds(config)
     by_kind = {kind: _entries(config, kind) for kind in set(kinds)}
     layers = [entry for kind in kinds for entry in by_kind[kind]]
+    if without := shared_indexers(config):
+        layers = [
+            e.model_copy(update={"indexer_bytes": 0}) if i in without else e for i, e in enumerate(layers)
+        ]
     shared = config.count("num_kv_shared_layers", 0) if config.model_type.startswith("gemma") else 0
     if shared:
         if shared >= len(layers):
@@ -41,13 +45,14 @@ def _entries(config: Config, kind: str) -> tuple[KvLayer, ...]:
 
 def _attention(config: Config, kind: str) -> KvLayer:
     if uses_latent_cache(config):
-        if config.maybe_count("index_head_dim"):
-            config.assume("the sparse-attention indexer's own cache is not counted")
+        width = config.maybe_count("index_head_dim") or 0
         return KvLayer(
             kind=KvKind.MLA,
             kv_heads=1,
             kv_lora_rank=config.count("kv_lora_rank", low=1),
             qk_rope_head_dim=config.count("qk_rope_head_dim", low=1),
+            # FP8 keys and a float32 scale per 128 (vLLM 0.32, `DeepseekV32IndexerCache`)
+            indexer_bytes=width + 4 * -(-width // 128),
         )
     heads, width = config.kv_heads, config.head_dim
     value_width = config.maybe_count("v_head_dim")

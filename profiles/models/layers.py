@@ -11,6 +11,7 @@ from profiles.models.config import Config
 
 WORDS = {
     "full_attention": "full",
+    "deepseek_sparse_attention": "full",
     "attention": "full",
     "global_attention": "full",
     "sliding_attention": "sliding",
@@ -116,6 +117,12 @@ def _no_empty_windows(config: Config, kinds: list[str]) -> list[str]:
     if "chunked" in kinds and not window_tokens(config, "chunked"):
         return ["full" if k == "chunked" else k for k in kinds]
     return kinds
+
+
+def shared_indexers(config: Config) -> frozenset[int]:
+    """Layers of sparse attention that use an earlier layer's indexer (GLM-5.2 `indexer_types`)."""
+    words = config.strings("indexer_types", config.num_layers) or []
+    return frozenset(i for i, word in enumerate(words) if word == "shared")
 
 
 def window_tokens(config: Config, kind: str) -> int | None:

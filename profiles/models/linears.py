@@ -179,11 +179,12 @@ def logical_shape(
     if name.endswith("_blocks") and len(shape) == 4:  # MXFP4: (E, out, in / 32, 16 bytes)
         return shape[1], shape[2] * shape[3] * 2, shape[0]
     if name.endswith(".qweight"):
-        if len(shape) != 2:
+        if len(shape) not in (2, 3):
             return None
+        number, first, last = (1, *shape) if len(shape) == 2 else shape
         if method == "awq":
-            return shape[1] * 32 // bits, shape[0], 1
-        return shape[1], shape[0] * 32 // bits, 1
+            return last * 32 // bits, first, number
+        return last, first * 32 // bits, number
     copies, rows, columns = (shape if len(shape) == 3 else (1, *shape)) if len(shape) in (2, 3) else (0, 0, 0)
     if not copies or (len(shape) == 3 and not role.startswith("expert")):
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from profiles.errors import UsageError, nearest
@@ -10,7 +9,14 @@ from profiles.models.architectures import ENGINE_VERSION, Architecture, architec
 from profiles.models.config import Config
 from profiles.models.kv import kv_layers
 from profiles.models.linears import linears_of
-from profiles.models.schema import LinearInfo, ModelProfile, MoeFacts, StoredQuantization, TensorInfo
+from profiles.models.schema import (
+    KvKind,
+    LinearInfo,
+    ModelProfile,
+    MoeFacts,
+    StoredQuantization,
+    TensorInfo,
+)
 from profiles.models.synthesise import synthesise
 
 DECODERS = ("model.layers.", "model.language_model.layers.")
@@ -56,17 +62,25 @@ def build_profile(
     license_name: str | None = None,
     tags: tuple[str, ...] = (),
     assumptions: Sequence[str] = (),
+    logical: Sequence[TensorInfo] | None = None,
 ) -> ModelProfile:
-    """The profile; tensors that the engine does not load (MTP layers, a tied lm_head) are left out."""
+    """The profile; tensors that the engine does not load (MTP layers, a tied lm_head) are left out.
+
+    `logical` has the shapes of the weights where the stored tensors hide them (GGUF).
+    """
     kept = resident(config, tensors)
     hidden = config.count("hidden_size", low=1)
     readable, known = kept, quantization
     if quantization is not None and quantization.method == "bitsandbytes":
         readable, known = _unpacked(config), None  # its files keep no shapes: flat bytes only
+    if logical is not None:
+        readable, known = resident(config, logical), None
     linears = linears_of(readable, architecture, quantization=known, hidden_size=hidden)
     if not architecture.known:
         _check_unknown(config, linears)
     layers = kv_layers(config, architecture)
+    if not config.heads and any(layer.kind not in (KvKind.NONE, KvKind.MAMBA) for layer in layers):
+        raise config.bad("num_attention_heads", config.heads, "1 or more: the model has attention layers")
     return ModelProfile(
         model_id=model_id,
         source=source,
@@ -157,12 +171,16 @@ def context_length(config: Config) -> int:
     if isinstance(scaling, dict):
         kind = scaling.get("rope_type", scaling.get("type"))
         factor, original = scaling.get("factor"), scaling.get("original_max_position_embeddings")
-        numbers = (
-            isinstance(factor, int | float) and isinstance(original, int) and not isinstance(factor, bool)
-        )
-        if kind == "yarn" and numbers and math.isfinite(float(factor or 0)):
+        if (
+            kind == "yarn"
+            and isinstance(original, int)
+            and isinstance(factor, int | float)
+            and not isinstance(factor, bool)
+            and 0 < factor < 1e9
+            and 0 < original < 1 << 31
+        ):
             # Seldom written differently from max_position_embeddings; vLLM takes original x factor.
-            return max(length, min(int(original * float(factor or 1)), (1 << 31) - 1)) if original else length
+            return max(length, min(int(original * factor), (1 << 31) - 1))
     return length
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,17 @@ def read_model(
         exists, folder = path.exists(), path.is_dir()
     except OSError as error:
         raise UsageError("cannot read the model's path", where=source[:200], got=str(error)[:200]) from error
+    if folder and (gguf := only_gguf(path)) is not None:
+        from profiles.models.gguf import read_gguf
+
+        return read_gguf(gguf)
     if folder:
         return read_folder(path, trust_remote_code=trust_remote_code)
     if exists:
         if path.suffix == ".gguf":
-            raise UsageError(
-                "GGUF files are not read: they are already quantized, and for another engine",
-                where=str(path),
-                next_step="give the model that it was made from (safetensors)",
-            )
+            from profiles.models.gguf import read_gguf
+
+            return read_gguf(path)
         raise UsageError(
             "a model is a folder, not a file",
             where=str(path),
@@ -58,6 +61,17 @@ def read_model(
             next_step="check the path",
         )
     return read_hub(source, revision=revision, offline=offline, trust_remote_code=trust_remote_code)
+
+
+def only_gguf(folder: Path) -> Path | None:
+    """The GGUF file (or first part) of a folder that holds one and no other checkpoint."""
+    if (folder / "config.json").is_file():
+        return None
+    found = sorted(p for p in folder.glob("*.gguf"))
+    whole = [p for p in found if not re.search(r"-\d{5}-of-\d{5}\.gguf$", p.name)]
+    first = [p for p in found if p.name.endswith(".gguf") and "-00001-of-" in p.name]
+    one = [*whole, *first]
+    return one[0] if len(one) == 1 else None
 
 
 def read_folder(
@@ -92,10 +106,10 @@ def read_json_file(path: Path, folder: Path) -> Any:
         gguf = next((n for n in names if n.endswith(".gguf")), None)
         if gguf is not None:
             raise UsageError(
-                "this folder holds GGUF files only",
+                "this folder holds several GGUF files",
                 where=str(folder),
                 got=gguf,
-                next_step="give the model that they were made from (safetensors)",
+                next_step=f"name one: {folder / gguf}; or the model that they were made from (safetensors)",
             )
         if not any(n.endswith(".safetensors") for n in names):
             problem = no_weights(folder, names)

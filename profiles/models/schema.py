@@ -49,7 +49,8 @@ class KvLayer(Contract):
     """The cache of one layer. Elements, not bytes: bytes depend on the KV dtype.
 
     FULL/SLIDING/CHUNKED use `kv_heads`, `head_dim` (and `v_head_dim` when it differs) and `window`;
-    MLA uses `kv_lora_rank` and `qk_rope_head_dim`; MAMBA uses `state_elements` (per sequence, at TP1)
+    MLA uses `kv_lora_rank`, `qk_rope_head_dim` and, with sparse attention, `indexer_bytes` per token (its
+    keys are FP8 whatever the KV dtype is); MAMBA uses `state_elements` (per sequence, at TP1)
     and `state_bytes_per_element`.
     """
 
@@ -60,6 +61,7 @@ class KvLayer(Contract):
     window: int | None = None
     kv_lora_rank: int = 0
     qk_rope_head_dim: int = 0
+    indexer_bytes: int = 0
     state_elements: int = 0
     state_bytes_per_element: int = 4
 

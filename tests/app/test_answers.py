@@ -57,7 +57,12 @@ def test_inspect_says_why_a_format_is_left_out(cli: Cli, tiny: Path) -> None:
 def test_fit_answers_every_uniform_format(cli_json: CliJson, tiny: Path) -> None:
     answer = cli_json("fit", tiny, "--gpu", "rtx-4090", "--context", "256")
     plans = {label: Footprint.model_validate(found) for label, found in answer["plans"].items()}
-    assert {"uniform 16-bit", "uniform int8", "uniform int4", "uniform fp8"} == set(plans)
+    assert next(iter(plans)) == "uniform 16-bit"
+    assert {f"uniform {f}" for f in ("fp8", "int8", "w8a16", "int4", "fp4", "mxfp4")} == set(list(plans)[1:])
+    assert answer["runs"]["uniform fp8"]["how"] == "native"
+    assert answer["runs"]["uniform int4"]["how"] == "weight-only"
+    assert "16-bit" in answer["runs"]["uniform int4"]["cost"]
+    assert answer["quantize"]["uniform int4"]["method"] == "gptq"
     assert plans["uniform int4"].weights.value < plans["uniform 16-bit"].weights.value
     assert all(found.spec.max_model_len == 256 for found in plans.values())
 

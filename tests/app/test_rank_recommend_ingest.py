@@ -170,14 +170,20 @@ def test_an_ingested_log_corrects_later_predictions(
     here = ("--gpu", "rtx-4090")
     before, other = _fit(cli_json, tiny, *here), _fit(cli_json, tiny, "--gpu", "h100")
     log = _log(tmp_path / "boot.log", before, str(tiny), GIB)
-    answer = cli_json("ingest", log, *here)
+    util = ("--gpu-memory-utilization", "0.92")
+    answer = cli_json("ingest", log, *here, "--no-save")
     lines = {line["line"]: line for line in answer["lines"]}
     assert set(lines) == {"weights", "kv_bytes"}
     assert lines["kv_bytes"]["error"] == pytest.approx(GIB, rel=1e-3)
     assert answer["saved"] is None
     assert _fit(cli_json, tiny, *here) == before
 
-    code, out, _ = cli("ingest", log, *here, "--save")
+    code, out, _ = cli("ingest", log, *here)
+    assert code == 0
+    assert "give --gpu-memory-utilization" in " ".join(out.split())  # 1 GiB might be another share
+    assert _fit(cli_json, tiny, *here) == before
+
+    code, out, _ = cli("ingest", log, *here, *util)
     assert code == 0
     assert "RTX 4090" in out
     assert len(Residuals.load(tmp_path / "residuals.json").buckets) == 1
@@ -185,9 +191,11 @@ def test_an_ingested_log_corrects_later_predictions(
     assert after.kv_bytes.value == pytest.approx(before.kv_bytes.value - GIB, rel=1e-3)
     assert "ingested here" in after.kv_bytes.source
     assert "law corrected by 1 boot log" in cli("fit", tiny, *here)[1]
+    ranked = cli_json("fit", tiny, "--gpus", "rtx-4090", "--context", "256")["devices"][0]
+    assert ranked["kv_bytes"]["value"] == pytest.approx(after.kv_bytes.value, rel=1e-6)
     assert _fit(cli_json, tiny, "--gpu", "h100") == other
 
-    kept = cli_json("ingest", log, *here, "--save")["saved"]
+    kept = cli_json("ingest", log, *here, *util)["saved"]
     assert kept["residual"]["count"] == 2
     again = _fit(cli_json, tiny, *here)
     assert again.kv_bytes.value == pytest.approx(after.kv_bytes.value, rel=1e-6)
@@ -203,7 +211,7 @@ def test_bad_logs_are_refused(cli: Cli, tiny: Path, tmp_path: Path, cli_json: Cl
         assert words in err
     foreign = tmp_path / "foreign.log"
     foreign.write_text("INFO Model loading took 15.3 GiB memory and 3 seconds\n")
-    code, _, err = cli("ingest", foreign, "--model", tiny, "--gpu", "rtx-4090", "--save")
+    code, _, err = cli("ingest", foreign, "--model", tiny, "--gpu", "rtx-4090")
     assert code == 2
     assert "not this model's" in err
     assert not (tmp_path / "residuals.json").exists()

@@ -14,6 +14,12 @@ SERVING = {
     "--pp", "--pipeline-parallel-size", "--gpu-memory-utilization", "--kv-cache-memory",
     "--max-num-batched-tokens", "--max-num-seqs", "--enforce-eager",
 }  # fmt: skip
+DEPLOYMENT = {
+    "--dtype", "--dp", "--data-parallel-size", "--dcp", "--decode-context-parallel-size",
+    "--enable-expert-parallel", "--block-size", "--cpu-offload-gb", "--max-loras", "--max-lora-rank",
+    "--enable-prefix-caching", "--no-enable-prefix-caching", "--speculative-model",
+    "--num-speculative-tokens", "--engine-version",
+}  # fmt: skip
 STAGE = {
     "--run", "--plan", "--model", "--task", "--resume", "--no-resume", "--offline", "--yes", "-y",
     "--dry-run", "--json", "--quiet", "-q",
@@ -25,18 +31,22 @@ SURFACE: dict[str, set[str]] = {
         "--offline", "--json",
     },
     "fit": SERVING
+    | DEPLOYMENT
     | {
         "--gpu", "--count", "--gpus", "--formats", "--task", "--min-context", "--min-params",
-        "--max-params", "--license", "--fits-only", "--top", "--explain", "--trust-remote-code",
-        "--offline", "--json",
+        "--max-params", "--license", "--min-speed", "--fits-only", "--top", "--full", "--explain",
+        "--trust-remote-code", "--offline", "--json",
     },
     "tasks": {"--json"},
     "sensitivity": {
         "--task", "--budget", "--exact", "--gpu", "--count", "--formats", "--trust-remote-code", "--offline",
         "--json", "--quiet", "-q",
     },
+    "compare": SERVING
+    | DEPLOYMENT
+    | {"--gpu", "--count", "--format", "--model", "--trust-remote-code", "--offline", "--json"},
     "recommend": {
-        "--task", "--use", "--gpu", "--count", "--trust-remote-code", "--offline", "--json",
+        "--task", "--use", "--run", "--gpu", "--count", "--trust-remote-code", "--offline", "--json",
     },
     "tune": SERVING
     | {
@@ -64,7 +74,7 @@ SURFACE: dict[str, set[str]] = {
     },
     "ingest": {
         "--model", "--gpu", "--format", "--gpu-memory-utilization", "--kv-cache-memory", "--save",
-        "--trust-remote-code", "--offline", "--json",
+        "--no-save", "--trust-remote-code", "--offline", "--json",
     },
     "mcp": {"--directory"},
     "runs": {"--json"},

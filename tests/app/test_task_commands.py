@@ -82,7 +82,7 @@ def test_several_tasks_and_mixtures() -> None:
 
 
 def test_the_default_budget_is_feasible_when_four_bits_are_not(tiny: Path) -> None:
-    from advisor.pipeline.facts import read_hardware
+    from advisor.machine import read_hardware
     from tuners.units import build_units
 
     model = read_model(str(tiny))

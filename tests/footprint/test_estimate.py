@@ -326,7 +326,7 @@ def test_bad_versions_are_usage_errors(version: str) -> None:
 
 def test_absurd_requests_are_usage_errors() -> None:
     with pytest.raises(UsageError, match="parallel"):
-        estimate(llama(), gpu(), ServingSpec(tensor_parallel_size=1 << 40))
+        estimate(llama(), gpu(), ServingSpec(tensor_parallel_size=1 << 20))
     with pytest.raises(UsageError, match="parallel"):
         estimate(llama(), gpu(), ServingSpec(pipeline_parallel_size=5))
     with pytest.raises(UsageError, match="unknown format"):
@@ -372,3 +372,69 @@ def test_any_request_gets_an_answer(spec: ServingSpec, total: float, kind: int) 
         assert not found.refusals
     else:
         assert found.reason
+
+
+def test_a_hybrid_that_engines_reported() -> None:
+    """Nemotron 3 Nano (6 attention, 23 mamba layers): a public log of 0.21 on a GB10, one of 0.13 at TP 2."""
+    model = catalogue_model("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16")
+    spec = ServingSpec(engine_version="0.21.0", max_model_len=262144, kv_cache_memory_bytes=int(34.32 * GIB))
+    found = estimate(model, gpu(120), spec)
+    assert found.kv_tokens.value == 5_769_184
+    assert found.max_concurrency.value == pytest.approx(22.01, abs=0.005)
+    assert any("padded by 1 layers" in note for note in found.notes)
+
+    older = ServingSpec(
+        engine_version="0.13.0", max_model_len=131072, tensor_parallel_size=2, kv_cache_dtype="fp8",
+        kv_cache_memory_bytes=222 * 6_426_000,
+    )  # fmt: skip
+    two = estimate(model, gpu(80, count=2), older)
+    assert two.kv_tokens.value == 183_744
+    assert two.max_concurrency.value == pytest.approx(6.17, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("model", "block", "tokens", "concurrency", "spec"),
+    [
+        (
+            "Qwen/Qwen3.6-35B-A3B", 2096, 567_978, 4.33,
+            {"engine_version": "0.24.0", "kv_cache_dtype": "fp8", "max_model_len": 131072,
+             "kv_cache_memory_bytes": int(5.98 * GIB), "enable_prefix_caching": True},
+        ),
+        (
+            "Qwen/Qwen3.5-27B", 784, 290_864, 33.04,
+            {"engine_version": "0.19.0", "max_model_len": 32768, "kv_cache_memory_bytes": 1487 * 51_380_224},
+        ),
+    ],
+)  # fmt: skip
+def test_linear_attention_that_engines_reported(
+    model: str, block: int, tokens: int, concurrency: float, spec: dict[str, object]
+) -> None:
+    """Public logs: an RTX 5090 with prefix caching, and an H20 (vLLM issue 40691)."""
+    known, asked = catalogue_model(model), ServingSpec.model_validate(spec)
+    assert predict_stages(known, gpu(140), asked).cache.block == block
+    found = estimate(known, gpu(140), asked)
+    assert found.kv_tokens.value == tokens
+    assert found.max_concurrency.value == pytest.approx(concurrency, abs=0.005)
+
+
+def test_a_model_of_windows_and_experts_that_no_law_was_fitted_on() -> None:
+    """Gemma 4 26B-A4B on an A100, eager: 48.5 GiB of weights, 21.5 GiB for the cache (0.19, public)."""
+    spec = ServingSpec(
+        engine_version="0.19.0", gpu_memory_utilization=0.9, max_model_len=131072, enforce_eager=True
+    )
+    found = estimate(
+        catalogue_model("google/gemma-4-26B-A4B"), gpu(79.25, name="A100", capability=(8, 0)), spec
+    )
+    assert gib(found.weights) == pytest.approx(48.5, rel=0.005)
+    assert gib(found.kv_bytes) == pytest.approx(21.5, rel=0.01)
+
+
+def test_a_dense_model_in_a_newer_engine() -> None:
+    """Llama-3.1-8B on an A100, 0.31, public: KV 56.21 GiB, 460,496 tokens, 3.51 requests."""
+    spec = ServingSpec(engine_version="0.31.0", max_model_len=131072)
+    found = estimate(
+        catalogue_model("meta-llama/Llama-3.1-8B-Instruct"), gpu(79.25, name="A100", capability=(8, 0)), spec
+    )
+    assert gib(found.kv_bytes) == pytest.approx(56.21, rel=0.01)
+    assert found.kv_tokens.value == pytest.approx(460_496, rel=0.01)
+    assert found.max_concurrency.value == pytest.approx(3.51, abs=0.03)

@@ -35,6 +35,28 @@ model='m', dtype=torch.float32, max_seq_len=1024, tensor_parallel_size=1, enforc
 (EngineCore pid=1) INFO [kv_cache_utils.py:2327] CPU KV cache size: 23,296 tokens, Maximum concurrency for \
 1,024 tokens per request: 22.75x
 """
+V0_10 = """(APIServer pid=1) INFO [utils.py:299]  ▀▀  █ █ ▀▄▀ █ version 0.10.2
+(APIServer pid=1) INFO [utils.py:233] non-default args: {'model_tag': 'org/m', 'model': 'org/m', \
+'max_model_len': 4096, 'gpu_memory_utilization': 0.85, 'max_num_seqs': 6}
+(Worker pid=2) INFO [gpu_model_runner.py:1] Model loading took 14.08 GiB and 20.8 seconds
+(Worker pid=2) INFO [gpu_worker.py:391] Free memory on device (78.66/79.19 GiB) on startup. Desired \
+GPU memory utilization is (0.85, 67.31 GiB). Actual usage is 14.08 GiB for weight, 1.97 GiB for \
+peak activation, 0.07 GiB for non-torch memory, and 0.67 GiB for CUDAGraph memory. Replace \
+gpu_memory_utilization config with `--kv-cache-memory=58333988249` to fit into requested memory. \
+Current kv cache memory in use is 54957621248 bytes.
+"""
+V0_31 = """(EngineCore pid=1) INFO [core.py:1] Initializing a V1 LLM engine (v0.31.0) with config: \
+model='org/m', max_seq_len=131072
+(EngineCore pid=1) INFO [model_runner.py:407] Model loading took 15.0 GiB memory and 5.42 seconds
+(EngineCore pid=1) INFO [kv_cache_utils.py:2464] GPU KV cache size: 460,496 tokens, Maximum \
+concurrency for 131,072 tokens per request: 3.51x
+(EngineCore pid=1) INFO [gpu_worker.py:793] CUDA graph pool memory: 0.23 GiB (actual), 0.91 GiB \
+(estimated), difference: 0.68 GiB (74.7%).
+(EngineCore pid=1) INFO [gpu_worker.py:955] Free memory on device (78.84/79.25 GiB) on startup. \
+Desired GPU memory utilization is (0.92, 72.91 GiB). Actual usage is 15.26 GiB for consumed memory \
+(weights + non-torch), 1.44 GiB for peak activation, and 0.23 GiB for CUDAGraph memory.
+(EngineCore pid=1) INFO [gpu_worker.py:692] Available KV cache memory: 56.21 GiB
+"""
 MODEL = llama(hidden=1024, vocab=32000, layers=16)
 SPEC = ServingSpec(max_model_len=8192, engine_version="0.19.0")
 
@@ -67,6 +89,36 @@ def test_a_log_of_the_older_engine() -> None:
         14.99, 0.35, 2.06, 3.81,
     ]  # fmt: skip
     assert log.kv_blocks == 1952
+
+
+def test_a_log_of_0_10_names_every_part() -> None:
+    log = parse_boot_log(V0_10)
+    assert (log.engine_version, log.model, log.gpu_memory_utilization) == ("0.10.2", "org/m", 0.85)
+    assert (log.max_num_seqs, log.max_model_len, log.arguments_listed) == (6, None, True)
+    found = (log.total_bytes, log.weights, log.activation, log.non_torch, log.graph_actual, log.kv_bytes)
+    assert [round((x or 0) / GIB, 2) for x in found] == [79.19, 14.08, 1.97, 0.07, 0.67, 51.18]
+
+
+def test_a_log_of_0_31_whose_peak_holds_the_graphs_estimate() -> None:
+    log = parse_boot_log(V0_31)
+    assert (log.engine_version, log.gpu_memory_utilization, log.kv_tokens) == ("0.31.0", 0.92, 460_496)
+    found = (
+        log.total_bytes,
+        log.weights,
+        log.activation,
+        log.non_torch,
+        log.graph_estimate,
+        log.graph_actual,
+    )
+    assert [round((x or 0) / GIB, 2) for x in found] == [79.25, 15.0, 0.53, 0.26, 0.91, 0.23]
+
+
+def test_a_cache_that_was_asked_for_teaches_no_overhead() -> None:
+    log = parse_boot_log(
+        "INFO Model loading took 1.0 GiB memory\nINFO Initial free memory 78.1 GiB, reserved 2.0 GiB "
+        "memory for KV Cache as specified by kv_cache_memory_bytes config and skipped memory profiling."
+    )
+    assert (log.kv_given, log.kv_bytes) == (2 * GIB, 2 * GIB)
 
 
 def test_a_cpu_log_of_0_32() -> None:

@@ -34,6 +34,9 @@ def asked(version: tuple[int, int] = (0, 19), **more: int | str) -> CacheRequest
         (FULL, "auto", 16, 512),  # heads replicate
         (FULL, "fp8", 1, 2048),
         (FULL, "int8", 1, 2048 + 8 * 8),  # two fp32 scales per token and head
+        (FULL, "int8_per_token_head", 1, 2048 + 8 * 8),
+        (FULL, "fp8_per_token_head", 1, 2048 + 8 * 8),
+        (FULL, "int4_per_token_head", 1, 1024 + 8 * 8),
         (FULL, "nvfp4", 1, 8 * 2 * 72),  # 9/16 of a byte
         (MLA, "auto", 8, 1152),  # not divided
         (MLA, "fp8", 1, 656),

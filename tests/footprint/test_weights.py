@@ -156,12 +156,29 @@ def test_allocator_is_monotone(a: int, more: int) -> None:
         ("Qwen/Qwen3-32B", 2, 30.59),
         ("google/gemma-3-27b-it", 4, 13.1665),
         ("meta-llama/Llama-4-Scout-17B-16E-Instruct", 4, 53.12),
-        ("openai/gpt-oss-120b", 1, 65.9651),
+        ("moonshotai/Kimi-VL-A3B-Instruct", 1, 30.74),
+        ("google/gemma-4-26B-A4B", 1, 48.5),
     ],
 )
 def test_weights_that_engines_reported(model: str, tp: int, gib: float) -> None:
     found = estimate(catalogue_model(model), gpu(count=tp), ServingSpec(tensor_parallel_size=tp))
     assert found.weights.value / GIB == pytest.approx(gib, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "capability", "gib"),
+    [
+        ("openai/gpt-oss-120b", "0.10.0", (9, 0), 65.9651),  # Marlin
+        ("openai/gpt-oss-120b", "0.19.0", (9, 0), 64.38),  # Triton
+        ("openai/gpt-oss-20b", "0.19.0", (8, 0), 13.72),  # Marlin on Ampere
+    ],
+)
+def test_mxfp4_experts_weigh_what_their_kernel_pads(
+    model: str, version: str, capability: tuple[int, int], gib: float
+) -> None:
+    found = estimate(catalogue_model(model), gpu(capability=capability), ServingSpec(engine_version=version))
+    assert found.weights.value / GIB == pytest.approx(gib, rel=0.005)
+    assert found.weights.low <= gib * GIB <= found.weights.high
 
 
 def test_llama2_70b_is_140_70_and_35_gb() -> None:

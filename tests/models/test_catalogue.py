@@ -6,6 +6,7 @@ import pytest
 
 from profiles.errors import UsageError
 from profiles.models import catalogue_index, catalogue_model, find_model, read_model
+from profiles.models.catalogue.build import parameters
 from profiles.models.config import Config
 
 PUBLISHED: dict[str, int] = {
@@ -37,6 +38,10 @@ PUBLISHED: dict[str, int] = {
     "Qwen/Qwen1.5-MoE-A2.7B-Chat": 14_315_784_192,
     "Qwen/Qwen3-Next-80B-A3B-Instruct": 79_674_391_296,
     "Qwen/Qwen2.5-VL-7B-Instruct": 8_292_166_656,
+    "Qwen/Qwen2-VL-2B-Instruct": 2_208_985_600,
+    "Qwen/Qwen2-VL-72B-Instruct": 73_405_560_320,
+    "llava-hf/llava-1.5-7b-hf": 7_063_427_072,
+    "llava-hf/llava-v1.6-mistral-7b-hf": 7_566_747_648,
     "google/gemma-2b-it": 2_506_172_416,
     "google/gemma-7b-it": 8_537_680_896,
     "google/gemma-2-9b-it": 9_241_705_984,
@@ -89,11 +94,7 @@ PUBLISHED: dict[str, int] = {
 
 def logical_parameters(model_id: str) -> int:
     """Weights before packing: MXFP4 blocks hold two each, scales are no parameters."""
-    return sum(
-        t.numel * (2 if t.name.endswith("_blocks") else 1)
-        for t in catalogue_model(model_id).tensors
-        if not t.name.endswith(("_scales", "_scale_inv"))
-    )
+    return parameters(catalogue_model(model_id))
 
 
 @pytest.mark.parametrize(("model_id", "published"), PUBLISHED.items())

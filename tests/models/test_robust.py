@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from profiles.errors import AdvisorError
+from profiles.footprint import ServingSpec, estimate
 from profiles.models import ModelProfile
 from profiles.models.catalogue import catalogue_configs
 from profiles.models.config import Config
 from profiles.models.profile import build_profile, require_architecture
 from profiles.models.stored import stored_quantization
 from profiles.models.synthesise import synthesise
+from tests.footprint.build import gpu
 
 FAMILIES = {c["model_type"]: c for c in catalogue_configs().values()}
 """One published config of each model_type."""
@@ -37,6 +41,13 @@ JUNK: list[Any] = [
     None, -1, 0, 1, 3, 1.5, float("nan"), float("inf"), 1e300, 2**40, "x", "", [], [1], [None], {}, {"a": 1},
     True, False, [["x"]],
     {"rope_type": "yarn", "factor": float("inf"), "original_max_position_embeddings": 4},
+    {"rope_type": "yarn", "factor": 1e308, "original_max_position_embeddings": 4096},
+    {"rope_type": "yarn", "factor": -2.0, "original_max_position_embeddings": 4096},
+    {"quant_method": "awq", "bits": 4, "group_size": 3}, {"quant_method": "gptq", "bits": 8},
+    {"quant_method": "fp8", "weight_block_size": [1, 1]},
+    {"quant_method": "fp8", "weight_block_size": [0, "x"]},
+    {"config_groups": {"g": {"weights": {"num_bits": 4, "group_size": 16, "type": "float"}}}},
+    {"config_groups": {"g": {"weights": {"num_bits": 8, "type": "int"}}}, "ignore": ["re:(", 7]},
 ]  # fmt: skip
 
 
@@ -57,6 +68,15 @@ def test_spoilt_configs(data: st.DataObject) -> None:
         return
     assert profile.num_parameters >= 0
     assert profile.model_dump_json()
+    with contextlib.suppress(AdvisorError):
+        assert estimate(profile, gpu(), ServingSpec()).model_dump_json()
+
+
+@pytest.mark.parametrize("block", [[0, "x"], [0, 0], [128], "128", [-1, 128], [1.5, 2], [True, True]])
+def test_blocks_that_are_none(block: Any) -> None:
+    config = {**FAMILIES["llama"], "quantization_config": {"quant_method": "fp8", "weight_block_size": block}}
+    with contextlib.suppress(AdvisorError):
+        assert _build(config).num_parameters > 0
 
 
 def _build(raw: dict[str, Any]) -> ModelProfile:

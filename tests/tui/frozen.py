@@ -58,7 +58,7 @@ def freeze(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def record() -> dict[str, Any]:
     """The same facts from the real functions."""
-    from advisor.pipeline.facts import read_hardware
+    from advisor.machine import read_hardware
     from advisor.recommend import recommend
     from advisor.tui.estimating import estimated, prepared
     from advisor.tui.ranking import best_answers

@@ -46,6 +46,8 @@ def engine_arguments(serving: ServingSpec, *, on_cpu: bool) -> dict[str, Any]:
         for name, default in _DEFAULTS.items()
         if getattr(serving, name) != default
     }
+    if out.get("kv_cache_dtype") == "int8":
+        out["kv_cache_dtype"] = "int8_per_token_head"  # vLLM's name
     if serving.max_loras:
         out |= {"enable_lora": True, "max_loras": serving.max_loras, "max_lora_rank": serving.max_lora_rank}
     if serving.speculative_model:

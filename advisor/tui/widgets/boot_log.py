@@ -29,7 +29,7 @@ class BootLog(Table):
 
     def show(self, footprint: Footprint | None) -> None:
         """The figures of a footprint, in the order of the engine's log."""
-        from advisor.cli.fit import LINES
+        from advisor.cli.boot_table import LINES
 
         self._footprint = footprint
         rows = []

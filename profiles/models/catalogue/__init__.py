@@ -12,6 +12,7 @@ from importlib import resources
 from typing import Any
 
 from profiles.errors import UsageError, nearest
+from profiles.models.catalogue.variants import Variant, resolve
 from profiles.models.config import Config
 from profiles.models.profile import build_profile, require_architecture
 from profiles.models.schema import ModelProfile
@@ -74,24 +75,56 @@ def _by_lower() -> dict[str, str]:
 @functools.lru_cache(maxsize=512)
 def catalogue_model(model_id: str) -> ModelProfile:
     """The full profile of one entry, tensors synthesised from its config."""
-    name = _by_lower().get(model_id.lower())
-    if name is None:
-        raise UsageError("not in the catalogue", got=model_id[:120], allowed=nearest(model_id, _rows()))
+    name, quantization, notes = _resolved(model_id)
     row = _rows()[name]
-    config = Config(row["config"], f"catalogue:{name}")
+    raw = {**row["config"], "quantization_config": quantization} if quantization else row["config"]
+    config = Config(raw, f"catalogue:{name}")
     note = f"catalogue entry, config known from: {row['source']}"
     architecture = require_architecture(config, trust_remote_code=True)
     return build_profile(
         config,
         synthesise(config),
         architecture,
-        model_id=name,
+        model_id=model_id if notes else name,
         source="catalogue",
         quantization=stored_quantization(config),
         license_name=row["license"],
         tags=tuple(row["tags"]),
-        assumptions=(note,),
+        assumptions=(note, *notes),
     )
+
+
+def _resolved(model_id: str) -> Variant:
+    """The row of that id, or the one that its name leads to.
+
+    Raises:
+        UsageError: neither; or the row's experts are stored in a way that has no such quantized layout.
+    """
+    name = _by_lower().get(model_id.lower())
+    if name is not None:
+        return Variant(name, None, ())
+    found = resolve(model_id, _rows()) if "/" in model_id else None
+    if found is None or (found.quantization and "quantization_config" in _rows()[found.row_id]["config"]):
+        raise UsageError("not in the catalogue", got=model_id[:120], allowed=nearest(model_id, _rows()))
+    if found.quantization and _rows()[found.row_id]["config"].get("model_type") in STACKED_EXPERTS:
+        raise UsageError(
+            "no published layout of this quantized model is known",
+            got=model_id[:120],
+            allowed=found.row_id,
+            next_step="give the checkpoint's folder, or ask with network",
+        )
+    return found
+
+
+STACKED_EXPERTS = frozenset({"qwen3_5_moe", "qwen3_vl_moe", "gemma4", "llama4", "gpt_oss", "granitemoe"})
+"""Model types whose experts are one tensor per layer: quantized releases split them, each in its own way."""
+
+
+def _variant(name: str) -> Variant | None:
+    try:
+        return _resolved(name)
+    except UsageError:
+        return None
 
 
 def find_model(name: str) -> CatalogueEntry:
@@ -103,6 +136,8 @@ def find_model(name: str) -> CatalogueEntry:
     tails = [entry for key, entry in index.items() if key.split("/")[-1] == wanted]
     if len(tails) == 1:
         return tails[0]
+    if not tails and (variant := _variant(name.strip())) is not None:
+        return index[variant.row_id.lower()].model_copy(update={"id": name.strip()})
     short = {entry.id.split("/")[-1]: entry.id for entry in _index()}
     raise UsageError(
         "no such model in the catalogue" if not tails else "several models have this name",

@@ -22,13 +22,18 @@ def decided(config: Config, choice: bool | str) -> bool:
     return choice if isinstance(choice, bool) else config.flag(choice)
 
 
-def attention(config: Config, style: Style) -> Shapes:
-    """Query, key, value and output projections with their norms."""
+def attention(config: Config, style: Style, kind: str = "full") -> Shapes:
+    """Query, key, value and output projections with their norms; `kind` is full, sliding or chunked."""
     at = f"{style.attn}."
     if config.maybe_count("kv_lora_rank"):
         return _latent(config, at)
     hidden, width = config.count("hidden_size", low=1), config.head_dim
     heads, kv_heads = config.heads, config.kv_heads
+    shared = False
+    if kind == "full" and config.model_type == "gemma4_text":
+        width = config.maybe_count("global_head_dim", low=1) or width
+        kv_heads = config.maybe_count("num_global_key_value_heads", low=1) or kv_heads
+        shared = config.flag("attention_k_eq_v")  # values are the keys: stored once
     q, kv = heads * width, kv_heads * width
     value = kv_heads * (config.maybe_count("v_head_dim", low=1) or width)
     bias = decided(config, style.qkv_bias)
@@ -38,7 +43,8 @@ def attention(config: Config, style: Style) -> Shapes:
     else:
         shapes += linear(at + "q_proj", 2 * q if style.gated_query else q, hidden, bias)
         shapes += linear(at + "k_proj", kv, hidden, bias)
-        shapes += linear(at + "v_proj", value, hidden, bias)
+        if not shared:
+            shapes += linear(at + "v_proj", value, hidden, bias)
     out = heads * (config.maybe_count("v_head_dim", low=1) or width)
     shapes += linear(at + style.out_name, hidden, out, decided(config, style.out_bias))
     if style.qk_norm and (not style.qk_norm_flag or config.flag(style.qk_norm_flag)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from profiles.errors import UsageError, nearest
 from profiles.models.config import Config
-from profiles.models.layers import layer_kinds
+from profiles.models.layers import layer_kinds, shared_indexers
 from profiles.models.schema import TensorInfo
 from profiles.models.synthesise.attention import attention, conv_mixer, linear_attention, mamba
 from profiles.models.synthesise.encoder import ENCODERS
@@ -35,11 +35,13 @@ def synthesise(config: Config, *, stack_experts: bool = True) -> tuple[TensorInf
     root = _root(config, style)
     hidden, vocab = config.count("hidden_size", low=1), config.vocab
     store.add(f"{root}{style.embed}.weight", (vocab, hidden))
-    blocks: dict[tuple[str, bool], Shapes] = {}
+    blocks: dict[tuple[str, bool, bool], Shapes] = {}
+    borrowing = shared_indexers(config)
     for index, kind in enumerate(layer_kinds(config)):
-        key = (kind, is_moe_layer(config, style, index))
+        key = (kind, is_moe_layer(config, style, index), index in borrowing)
         if key not in blocks:
-            blocks[key] = _block(config, style, *key)
+            shapes = _block(config, style, kind, key[1])
+            blocks[key] = [s for s in shapes if ".indexer." not in s[0]] if key[2] else shapes
         store.add_block(f"{root}{style.layers}{index}.", blocks[key], cache_key=key)
     if style.final_norm:
         store.add_block(root, _norm(style.final_norm, hidden, style))
@@ -57,7 +59,7 @@ def synthesise(config: Config, *, stack_experts: bool = True) -> tuple[TensorInf
 def _root(config: Config, style: Style) -> str:
     """Prefix of the language model: multimodal checkpoints put it one level down, embedders drop it."""
     if config.architecture.endswith("ForConditionalGeneration"):
-        if config.model_type.startswith(("qwen3_vl", "qwen3_5")):
+        if config.model_type.startswith(("qwen3_vl", "qwen3_5", "gemma4")):
             return "model.language_model."
         if config.model_type.startswith(("qwen2_vl", "qwen2_5_vl")):
             return style.prefix
@@ -79,6 +81,10 @@ def _block(config: Config, style: Style, kind: str, moe: bool) -> Shapes:
     shapes: Shapes = []
     for name in _norm_names(config, style):
         shapes += _norm(name, hidden, style)
+    if moe and style.moe == "gemma4":
+        for number in ("pre_feedforward_layernorm_2", "post_feedforward_layernorm_1",
+                       "post_feedforward_layernorm_2"):  # fmt: skip
+            shapes += _norm(number, hidden, style)
     if config.model_type == "nemotron_h":  # one mixer per layer
         if kind == "mamba":
             return shapes + mamba(config, "mixer.")
@@ -86,7 +92,7 @@ def _block(config: Config, style: Style, kind: str, moe: bool) -> Shapes:
             return shapes + feed_forward(config, style, moe=kind == "moe")
         return shapes + attention(config, style)
     if kind in ("full", "sliding", "chunked", "hybrid"):
-        shapes += attention(config, style)
+        shapes += attention(config, style, kind)
     if kind in ("mamba", "hybrid"):
         shapes += mamba(config, "mamba.")
     if kind == "linear":

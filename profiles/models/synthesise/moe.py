@@ -30,6 +30,8 @@ def is_moe_layer(config: Config, style: Style, index: int) -> bool:
     if style.moe == "jamba":
         period, offset = config.count("expert_layer_period", low=1), config.count("expert_layer_offset")
         return index % period == offset
+    if style.moe == "gemma4":
+        return config.flag("enable_moe_block")
     if style.moe == "lfm2":
         return index >= config.count("num_dense_layers", 0)
     return True
@@ -38,6 +40,8 @@ def is_moe_layer(config: Config, style: Style, index: int) -> bool:
 def feed_forward(config: Config, style: Style, *, moe: bool) -> Shapes:
     """The MLP or the experts of one layer."""
     at = f"{style.mlp}."
+    if moe and style.moe == "gemma4":  # beside the dense MLP, not instead of it
+        return mlp(config, style, at, _dense_width(config, style)) + _gemma4(config)
     if moe:
         return EXPERTS[style.moe](config, at)
     if style.moe == "granite":
@@ -205,6 +209,17 @@ def _granite(config: Config, at: str) -> Shapes:
         (at + "router.layer.weight", (count, hidden)),
     ]
     return shapes + shared_mlp(config)
+
+
+def _gemma4(config: Config) -> Shapes:
+    hidden, count, inner = _sizes(config)
+    return [
+        ("router.proj.weight", (count, hidden)),
+        ("router.scale", (hidden,)),
+        ("router.per_expert_scale", (count,)),
+        ("experts.gate_up_proj", (count, 2 * inner, hidden)),
+        ("experts.down_proj", (count, hidden, inner)),
+    ]
 
 
 def _jamba(config: Config, at: str) -> Shapes:

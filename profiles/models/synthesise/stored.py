@@ -1,19 +1,16 @@
-"""The dtype that each synthesised tensor is stored in: the model's own, FP8 blocks, or MXFP4."""
+"""The dtype that each synthesised tensor is stored in: the model's own, or packed as its config says."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from profiles.models.config import Config
 from profiles.models.construct import make_tensor
 from profiles.models.schema import TensorInfo
+from profiles.models.synthesise.packing import scheme_of
 from profiles.models.synthesise.style import Shapes
 
 SAFETENSORS_DTYPE = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
-
-SIXTEEN_BIT = ("lm_head", "embed", "norm", "conv1d", "gate.weight", "router", "indexer.weights_proj", "A_log")
-"""Parts that published FP8 checkpoints keep in 16 bits."""
 
 
 class Store:
@@ -23,9 +20,7 @@ class Store:
         self.stack_experts = stack_experts
         self.dtype = SAFETENSORS_DTYPE.get(config.dtype, "BF16")
         raw = config.raw.get("quantization_config") or config.text.get("quantization_config")
-        self.method, self.block = _method(raw)
-        skip = raw.get("modules_to_not_convert") if isinstance(raw, dict) else None
-        self.skip = tuple(s for s in skip if isinstance(s, str)) if isinstance(skip, list) else ()
+        self.scheme = scheme_of(raw)
         self._tensors: list[TensorInfo] = []
         self._plans: dict[Any, list[tuple[str, tuple[int, ...], str]]] = {}
 
@@ -62,29 +57,15 @@ class Store:
     ) -> list[tuple[str, tuple[int, ...], str]]:
         if name.endswith(("e_score_correction_bias", ".sinks_f32")):
             return [(name, shape, "F32")]
-        if self.method == "mxfp4" and name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+        if self.scheme.method == "mxfp4" and name.endswith(("experts.gate_up_proj", "experts.down_proj")):
             experts, inputs, outputs = shape
             return [
                 (f"{name}_blocks", (experts, outputs, inputs // 32, 16), "U8"),
                 (f"{name}_scales", (experts, outputs, inputs // 32), "U8"),
             ]
-        if self.method == "fp8" and self._quantizable(name, shape, prefix):
-            rows, columns = (math.ceil(shape[-2] / self.block[0]), math.ceil(shape[-1] / self.block[1]))
+        if self.scheme.takes(name, shape, prefix):
+            module = name.removesuffix(".weight")
             return [
-                (name, shape, "F8_E4M3"),
-                (name + "_scale_inv", (*shape[:-2], rows, columns), "F32"),
+                (module + suffix, part, kind) for suffix, part, kind in self.scheme.parts(shape, self.dtype)
             ]
         return [(name, shape, self.dtype)]
-
-    def _quantizable(self, name: str, shape: tuple[int, ...], prefix: str) -> bool:
-        if len(shape) < 2 or not name.endswith(".weight") or not prefix:
-            return False
-        return not any(word in name for word in (*SIXTEEN_BIT, *self.skip))
-
-
-def _method(raw: Any) -> tuple[str, tuple[int, int]]:
-    if not isinstance(raw, dict):
-        return "", (1, 1)
-    block = raw.get("weight_block_size")
-    sizes = (block[0], block[1]) if isinstance(block, list) and len(block) == 2 else (1 << 30, 1 << 30)
-    return str(raw.get("quant_method") or ""), sizes

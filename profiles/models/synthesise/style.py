@@ -114,6 +114,8 @@ STYLES: dict[str, Style] = {
     "gemma": GEMMA,
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA3,
+    "gemma4_text": replace(GEMMA3, moe="gemma4"),
+    "mimo": QWEN2,
     "phi3": PHI3,
     "phi": replace(
         LLAMA,

@@ -16,6 +16,12 @@ def tower(config: Config) -> Shapes:
     kind = str(config.raw.get("model_type") or "")
     if kind == "gemma3":
         return _siglip(vision, "vision_tower.vision_model.") + _gemma3_projector(config, vision)
+    if kind == "gemma4":
+        return _gemma4(config, vision)
+    if kind in ("llava", "llava_next"):
+        return _llava(config, vision, kind)
+    if kind == "kimi_vl":
+        return _moonvit(vision, "vision_tower.") + _kimi_projector(config, vision)
     if kind == "mistral3":
         return _pixtral(vision, "vision_tower.") + _mistral3_projector(config, vision)
     if kind in ("qwen2_5_vl", "qwen2_vl"):
@@ -75,6 +81,94 @@ def _pixtral(vision: Config, root: str) -> Shapes:
         shapes += linear(at + "feed_forward.down_proj", hidden, inner)
         shapes += _norm(at + "attention_norm", hidden, False) + _norm(at + "ffn_norm", hidden, False)
     return shapes
+
+
+def _gemma4(config: Config, vision: Config) -> Shapes:
+    hidden, inner = vision.count("hidden_size", low=1), vision.count("intermediate_size", low=1)
+    patch, root = vision.count("patch_size", low=1), "model.vision_tower."
+    width, heads, kv = vision.head_dim, vision.heads, vision.kv_heads
+    shapes: Shapes = [
+        (
+            root + "patch_embedder.position_embedding_table",
+            (2, vision.count("position_embedding_size", low=1), hidden),
+        ),
+        (root + "patch_embedder.input_proj.weight", (hidden, 3 * patch * patch)),
+    ]
+    if vision.flag("standardize"):
+        shapes += [(root + "std_bias", (hidden,)), (root + "std_scale", (hidden,))]
+    for i in range(vision.num_layers):
+        at = f"{root}encoder.layers.{i}."
+        for name, rows in (("q_proj", heads * width), ("k_proj", kv * width), ("v_proj", kv * width)):
+            shapes += linear(f"{at}self_attn.{name}.linear", rows, hidden)
+        shapes += linear(f"{at}self_attn.o_proj.linear", hidden, heads * width)
+        shapes += [(f"{at}self_attn.{name}.weight", (width,)) for name in ("q_norm", "k_norm")]
+        for name in ("gate_proj", "up_proj"):
+            shapes += linear(f"{at}mlp.{name}.linear", inner, hidden)
+        shapes += linear(f"{at}mlp.down_proj.linear", hidden, inner)
+        for name in ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm",
+                     "post_feedforward_layernorm"):  # fmt: skip
+            shapes += _norm(at + name, hidden, False)
+    return shapes + linear(
+        "model.embed_vision.embedding_projection", config.count("hidden_size", low=1), hidden
+    )
+
+
+def _llava(config: Config, vision: Config, kind: str) -> Shapes:
+    """A CLIP or SigLIP tower; LLaVA-NeXT separates image rows with a learned vector."""
+    root = "vision_tower.vision_model."
+    hidden = vision.count("hidden_size", low=1)
+    tower_shapes = _siglip(vision, root)
+    if vision.model_type == "clip_vision_model":
+        places = (vision.count("image_size", low=1) // vision.count("patch_size", low=1)) ** 2 + 1
+        at = root + "embeddings."
+        skip = (at + "patch_embedding.bias", at + "position_embedding.weight")
+        tower_shapes = [entry for entry in tower_shapes if entry[0] not in skip]
+        tower_shapes += [(at + "class_embedding", (hidden,)), (skip[1], (places, hidden))]
+        tower_shapes += _norm(root + "pre_layrnorm", hidden)  # the published spelling
+    row = [("image_newline", (config.count("hidden_size", low=1),))] if kind == "llava_next" else []
+    return tower_shapes + _llava_projector(config, vision) + row
+
+
+def _llava_projector(config: Config, vision: Config) -> Shapes:
+    """Two layers over the features of one tower layer, or of several side by side (Granite Vision)."""
+    width, hidden = vision.count("hidden_size", low=1), config.count("hidden_size", low=1)
+    chosen = config.raw.get("vision_feature_layer")
+    layers = len(chosen) if isinstance(chosen, list) and 0 < len(chosen) <= 64 else 1
+    at = "multi_modal_projector."
+    shapes = linear(at + "linear_1", hidden, layers * width, True) + linear(
+        at + "linear_2", hidden, hidden, True
+    )
+    return shapes
+
+
+def _moonvit(vision: Config, root: str) -> Shapes:
+    """Kimi-VL's native-resolution tower (vLLM 0.32 `moonvit.py`)."""
+    hidden, inner = vision.count("hidden_size", low=1), vision.count("intermediate_size", low=1)
+    patch = vision.count("patch_size", 14, low=1)
+    grid = (vision.count("init_pos_emb_height", 64, low=1), vision.count("init_pos_emb_width", 64, low=1))
+    shapes: Shapes = [
+        (root + "patch_embed.proj.weight", (hidden, 3, patch, patch)),
+        (root + "patch_embed.proj.bias", (hidden,)),
+        (root + "patch_embed.pos_emb.weight", (*grid, hidden)),
+    ]
+    for i in range(vision.num_layers):
+        at = f"{root}encoder.blocks.{i}."
+        shapes += linear(at + "wqkv", 3 * hidden, hidden, True) + linear(at + "wo", hidden, hidden, True)
+        shapes += linear(at + "mlp.fc0", inner, hidden, True) + linear(at + "mlp.fc1", hidden, inner, True)
+        shapes += _norm(at + "norm0", hidden) + _norm(at + "norm1", hidden)
+    return shapes + _norm(root + "encoder.final_layernorm", hidden)
+
+
+def _kimi_projector(config: Config, vision: Config) -> Shapes:
+    width, hidden = vision.count("hidden_size", low=1), config.count("hidden_size", low=1)
+    kernel = vision.ints("merge_kernel_size") or [2, 2]
+    merged = width * kernel[0] * kernel[-1]
+    at = "multi_modal_projector."
+    return [
+        *_norm(at + "pre_norm", width),
+        *linear(at + "linear_1", merged, merged, True),
+        *linear(at + "linear_2", hidden, merged, True),
+    ]
 
 
 def _mistral3_projector(config: Config, vision: Config) -> Shapes:
