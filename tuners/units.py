@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from profiles.errors import UsageError
 from profiles.formats import MENU, Format, get_format
-from profiles.formats.kernels import kernel_support
+from profiles.formats.kernels import KernelSupport, kernel_support
 from profiles.hardware.schema import Device
 from profiles.models.schema import LinearInfo, ModelProfile
 from tuners.plan import Unit, UnitLinear
@@ -62,6 +62,8 @@ def build_units(
             next_step=f"advisor inspect {model.model_id} shows what was read",
         )
     units = [_unit(name, linears, wanted, device, tp) for name, linears in groups.items()]
+    if not formats:
+        units = [_without_slow(u, groups[u.name], device, tp) for u in units]
     return sorted(
         units, key=lambda u: (-1 if u.block is None else u.block, _ROLE_ORDER.get(u.role, 9), u.name)
     )
@@ -123,6 +125,14 @@ def _refusal(fmt: Format, linears: list[LinearInfo], device: Device, tp: int) ->
         problem = fmt.shape_problem(linear.out_features, linear.in_features)
         if problem:
             return problem
+    support = _support(fmt, linears, device, tp)
+    if isinstance(support, str):
+        return support
+    return None if support.runs else support.reason
+
+
+def _support(fmt: Format, linears: list[LinearInfo], device: Device, tp: int) -> KernelSupport | str:
+    """The kernel of the fused layer on one rank, or why its weights cannot be split like that."""
     row_parallel = linears[0].role in {"o", "down", "expert_down", "shared_down"}
     same_input = len({m.in_features for m in linears}) == 1
     out_features = sum(m.out_features for m in linears) if same_input else linears[0].out_features
@@ -133,8 +143,21 @@ def _refusal(fmt: Format, linears: list[LinearInfo], device: Device, tp: int) ->
             return f"a group of {fmt.group_size} would straddle ranks at TP {tp} (in_features {in_features})"
     else:
         out_features //= tp
-    support = kernel_support(fmt, device, out_features, in_features)
-    return None if support.runs else support.reason
+    return kernel_support(fmt, device, out_features, in_features)
+
+
+def _without_slow(unit: Unit, linears: list[LinearInfo], device: Device, tp: int) -> Unit:
+    """The unit without formats whose only kernel is slow, where one of the same bits has a fast one."""
+    found = {name: _support(MENU[name], linears, device, tp) for name in unit.options}
+    kernels = {name: k for name, k in found.items() if isinstance(k, KernelSupport)}
+    excluded = dict(unit.excluded)
+    for name, kernel in kernels.items():
+        bits = MENU[name].weight_bits
+        fast = next((n for n, k in kernels.items() if not k.slow and MENU[n].weight_bits == bits), None)
+        if kernel.slow and fast is not None:
+            excluded[name] = f"{kernel.reason}; {fast} is as small ({name} by name brings it back)"
+    options = tuple(o for o in unit.options if o not in excluded)
+    return unit.model_copy(update={"options": options, "excluded": excluded})
 
 
 def fixed_bytes(model: ModelProfile, units: Iterable[Unit]) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print data alone, as JSON, on stdout.")]
 Quiet = Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", help="No progress on stderr.")]
@@ -30,9 +31,22 @@ Gpu = Annotated[
     str | None, Parameter(name="--gpu", help="Plan for this device of the catalogue instead of this machine.")
 ]
 Count = Annotated[int, Parameter(name="--count", help="How many of the device.")]
+
+
+def _names(_type: object, tokens: Sequence[Token]) -> list[str]:
+    """`A B` and `A,B` are the same list."""
+    return [name for token in tokens for name in token.value.split(",") if name]
+
+
 Formats = Annotated[
     list[str] | None,
-    Parameter(name="--formats", consume_multiple=True, negative="", help="The menu: names, or all."),
+    Parameter(
+        name="--formats",
+        consume_multiple=True,
+        negative="",
+        converter=_names,
+        help="The menu: names, by spaces or commas, or all.",
+    ),
 ]
 
 
