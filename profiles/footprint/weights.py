@@ -111,7 +111,7 @@ class Sharding:
                 return self._kv_rows(out), inn, copies
             case "qkv":
                 facts = self.facts
-                per_head, rest = divmod(out, facts.heads + 2 * facts.kv_heads)
+                per_head, rest = divmod(out, max(1, facts.heads + 2 * facts.kv_heads))
                 if rest:
                     return -(-out // tp), inn, copies
                 rows = -(-facts.heads // tp) + 2 * max(1, -(-facts.kv_heads // tp))

@@ -79,6 +79,12 @@ def test_blocks_that_are_none(block: Any) -> None:
         assert _build(config).num_parameters > 0
 
 
+def test_an_encoder_whose_heads_are_not_said_is_priced_or_refused() -> None:
+    config = {**FAMILIES["nomic_bert"], "num_attention_heads": None}
+    with contextlib.suppress(AdvisorError):
+        assert estimate(_build(config), gpu(), ServingSpec()).weights.value > 0
+
+
 def _build(raw: dict[str, Any]) -> ModelProfile:
     config = Config(raw, "here")
     architecture = require_architecture(config, trust_remote_code=False)
