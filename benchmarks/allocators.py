@@ -317,7 +317,7 @@ def report(rows: list[dict], out: Path) -> None:
                 bits,
                 row["allocator"],
                 f"{row['bits']:.3f}",
-                f"{pooled(row).mean():.4f}",
+                f"{pooled(row).mean():.3g}",
                 difference,
                 ppl,
             )

@@ -255,11 +255,11 @@ class VariantStore:
     def install(self, formats: Mapping[str, str]) -> None:
         """Point the units' linears at the weights of their format, with its activation rounding."""
         for unit, name in formats.items():
-            fmt = get_format(name)
+            kind = input_rounding(get_format(name), self.input_scale(unit, name))
+            round_input = None if kind is None else _Rounded(kind)
             for linear_name, weight in self.dense(unit, name).items():
                 module = self.host.linear(linear_name)
                 module.weight.data = weight
-                round_input = input_rounding(fmt, self.input_scale(unit, name))
                 if round_input is None:
                     module.__dict__.pop("forward", None)
                 else:
@@ -313,6 +313,20 @@ def input_rounding(fmt: Format, scale: Tensor | None = None) -> Callable[[Tensor
         return plain(x / by).mul_(by)
 
     return scaled
+
+
+class _Rounded:
+    """The last input rounded, and the result: q, k and v (gate and up) ask for the same one in turn."""
+
+    def __init__(self, round_input: Callable[[Tensor], Tensor]) -> None:
+        self._round = round_input
+        self._before: Tensor | None = None
+        self._after: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._before is not x or self._after is None:
+            self._before, self._after = x, self._round(x)
+        return self._after
 
 
 def _rounded_forward(module: nn.Linear, round_input: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Any]:

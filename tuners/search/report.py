@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from tuners.evaluate import Evaluator, paired_difference
+from tuners.evaluate_schema import Quality
 from tuners.events import Emit, FrontPoint, Message, StageFinished, StageStarted, Ticker
 from tuners.plan import PrecisionPlan, uniform
 from tuners.search.front import efficient
@@ -25,7 +26,7 @@ class Reporter:
     def __init__(self, setup: Setup, table: SensitivityTable, emit: Emit) -> None:
         self.setup, self.table, self.emit = setup, table, emit
         self.units = setup.spec.units
-        self._seen: dict[tuple[str, str], MeasuredPlan] = {}
+        self._seen: dict[tuple[str, str], Quality] = {}
 
     def exact(self, signal: str, budget_bytes: int) -> PrecisionPlan:
         """The exact additive solution of one signal's scores."""
@@ -39,10 +40,16 @@ class Reporter:
         plans = [uniform(self.units, family) for family in UNIFORM]
         return [p for p in plans if "BF16" not in p.formats.values()]
 
+    def quality(self, plan: PrecisionPlan, evaluator: Evaluator) -> Quality:
+        """What the plan loses on the split."""
+        key = evaluator.split, plan.key
+        if key not in self._seen:
+            self._seen[key] = evaluator.quality(plan.formats)
+        return self._seen[key]
+
     def measure(self, plan: PrecisionPlan, evaluator: Evaluator) -> MeasuredPlan:
         """A plan on a split, announced as a point of the front."""
-        key = evaluator.split, plan.key
-        quality = self._seen[key].quality if key in self._seen else evaluator.quality(plan.formats)
+        quality = self.quality(plan, evaluator)
         measured = MeasuredPlan(
             label=plan.label,
             plan=plan,
@@ -50,7 +57,6 @@ class Reporter:
             bits_per_weight=plan.bits_per_weight(self.units),
             quality=quality,
         )
-        self._seen[key] = measured
         self.emit(
             FrontPoint(
                 stage="select",
@@ -95,12 +101,18 @@ class Reporter:
 
     def front(self, search: PlanSearch, best: MeasuredPlan) -> Front:
         """Uniform schemes and the front study's plans, measured on the selection split."""
-        settings = self.setup.settings
-        study = FrontStudy(search, settings.front_points, settings.front_trials)
-        study.run()
-        plans = self.uniforms() + [PrecisionPlan(formats=f, label=label) for f, label in study.plans()]
-        distinct = list({p.key: p for p in reversed(plans)}.values())
-        measured = [best, *self._stage("front", "the front", distinct, self.setup.select)]
+        settings, select = self.setup.settings, self.setup.select
+        study = FrontStudy(
+            search, lambda plan: self.quality(plan, select), settings.front_points, settings.front_trials
+        )
+        self.emit(StageStarted(stage="front", title="the front", total=study.total, unit="plans"))
+        start, ticker = time.monotonic(), Ticker(self.emit, "front", study.total)
+        study.run(ticker)
+        measured = [best, *(self.measure(plan, select) for plan in self.uniforms())]
+        for plan, quality in study.plans():
+            self._seen[select.split, plan.key] = quality
+            measured.append(self.measure(plan, select))
+        self.emit(StageFinished(stage="front", title="the front", seconds=time.monotonic() - start))
         return Front(
             points=efficient(measured),
             fixed_bytes=self.setup.spec.fixed_bytes,

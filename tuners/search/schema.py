@@ -43,8 +43,8 @@ class SearchSettings(Contract):
     evaluate_sequences: int = Field(default=16, ge=4)
     batch_size: int = Field(default=4, ge=1)
     finalists: int = Field(default=4, ge=1)
-    front_points: int = Field(default=6, ge=2)
-    front_trials: int = Field(default=4, ge=0)
+    front_points: int = Field(default=5, ge=2)
+    front_trials: int = Field(default=2, ge=0)
     gptq_damping: float = 0.01
     prune_p: float = Field(default=0.2, gt=0, lt=1)
     rungs: tuple[float, ...] = (0.25, 0.5)

@@ -173,7 +173,12 @@ class PlanSearch:
             forced = {u: str(trial.suggest_categorical(u, list(f))) for u, f in options.items()}
             formats = solve_with(self.units, scores, self.budget_bytes, forced)
             self.trials.run(
-                study, trial, formats, self.budget_bytes, label=f"contested units, trial {trial.number}"
+                study,
+                trial,
+                formats,
+                self.budget_bytes,
+                label=f"contested units, trial {self.price_trials + trial.number}",
+                before=self.price_trials,
             )
             ticker(self.price_trials + done + 1)
 

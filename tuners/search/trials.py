@@ -72,9 +72,9 @@ class Trials:
         budget_bytes: int,
         *,
         label: str,
-        prune: bool = True,
+        before: int = 0,
     ) -> None:
-        """Measure the trial's plan, tell the study, send the event."""
+        """Measure the plan, tell the study, send the event; `before` counts the trials of earlier stages."""
         start = time.monotonic()
         plan = PrecisionPlan(formats=formats, label=label)
         used = plan.bytes_of(self.units)
@@ -87,20 +87,19 @@ class Trials:
         }.items():
             trial.set_user_attr(key, value)
         trial.set_constraint("bytes over the budget", used - budget_bytes)  # the decoder keeps it at most 0
-        state, losses = self._measure(trial, plan, prune=prune)
+        state, losses = self._measure(trial, plan)
         kl = sum(losses) / len(losses)
         if state == "pruned":
             study.tell(trial, state=TrialState.PRUNED)
         else:
             trial.set_user_attr("sequence_kl", list(losses))
-            study.tell(trial, [kl, float(used)] if len(study.directions) > 1 else kl)
+            study.tell(trial, kl)
             self._keep(plan.key, losses)
-        if state != "pruned" and len(study.directions) == 1:
             self.best = kl if self.best is None else min(self.best, kl)
         self.emit(
             TrialFinished(
                 stage="search",
-                number=trial.number,
+                number=before + trial.number,
                 label=label,
                 state=state,
                 kl=kl,
@@ -117,26 +116,22 @@ class Trials:
         if len(losses) == len(self.evaluator.ids):
             self.known[key] = losses
 
-    def _measure(
-        self, trial: optuna.Trial, plan: PrecisionPlan, *, prune: bool
-    ) -> tuple[str, tuple[float, ...]]:
+    def _measure(self, trial: optuna.Trial, plan: PrecisionPlan) -> tuple[str, tuple[float, ...]]:
         """Report sequence by sequence; at each rung stop when the paired test says it is worse."""
         losses: list[float] = list(self.known.get(plan.key, ()))
         if losses:
-            if prune:
-                for step, value in enumerate(losses):
-                    trial.report(value, step)
+            for step, value in enumerate(losses):
+                trial.report(value, step)
             return "known", tuple(losses)
         total = len(self.evaluator.ids)
         rungs = iter(sorted({max(1, round(share * total)) for share in self.settings.rungs}))
         rung = next(rungs, total)
         for batch in self.evaluator.losses(plan.formats):
             for loss in batch:
-                if prune:
-                    trial.report(loss.kl, len(losses))
+                trial.report(loss.kl, len(losses))
                 losses.append(loss.kl)
             self.tokens_measured += len(batch) * self.evaluator.ids.shape[1]
-            if prune and rung <= len(losses) < total:
+            if rung <= len(losses) < total:
                 if trial.should_prune():
                     return "pruned", tuple(losses)
                 rung = next((r for r in rungs if r > len(losses)), total)
