@@ -79,7 +79,8 @@ def _pack_six(scales: npt.NDArray[Any], mins: npt.NDArray[Any]) -> Bytes:
     first = scales[:, :4] | ((scales[:, 4:] & 0x30) << 2)
     second = mins[:, :4] | ((mins[:, 4:] & 0x30) << 2)
     rest = (scales[:, 4:] & 0x0F) | ((mins[:, 4:] & 0x0F) << 4)
-    return np.concatenate([first, second, rest], axis=1).astype(np.uint8)
+    packed: Bytes = np.concatenate([first, second, rest], axis=1).astype(np.uint8)
+    return packed
 
 
 def _rows(weight: Floats, *parts: npt.NDArray[Any]) -> Bytes:
