@@ -34,7 +34,21 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["hardware", "inspect", "fit", "tune", "quantize", "validate", "export", "demo"]
+    "command",
+    [
+        "hardware",
+        "inspect",
+        "fit",
+        "tune",
+        "quantize",
+        "validate",
+        "export",
+        "demo",
+        "auto",
+        "report",
+        "gguf",
+        "mcp",
+    ],
 )
 def test_help_of_commands_imports_nothing_heavy(command: str) -> None:
     assert loaded([command, "--help"]) == "HEAVY 0 []"
