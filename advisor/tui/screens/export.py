@@ -47,6 +47,7 @@ class ExportScreen(AdvisorScreen):
  x         stop the run                                tab  to the preview or the chat
 
 A bundle whose validation failed is for inspection: its run.sh refuses to serve."""
+    AUTO_FOCUS = "#files"
     CSS_PATH: ClassVar[list[str]] = ["base.tcss", "export.tcss"]  # type: ignore[assignment]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "start", "Write", id="export.start"),
@@ -72,7 +73,6 @@ A bundle whose validation failed is for inspection: its run.sh refuses to serve.
     def on_mount(self) -> None:
         """List what is there."""
         super().on_mount()
-        self.query_one("#files").focus()
         self.shown_again()
 
     def twin(self) -> list[str]:
@@ -173,7 +173,7 @@ A bundle whose validation failed is for inspection: its run.sh refuses to serve.
         if self.advisor.server is not None:
             self.advisor.stop_server()
             self.remove_class("-serving")
-            self.query_one("#files").focus()
+            self.set_focus(self.query_one("#files"))
             self.notify("the server is stopped")
             return
         if self._bundle is None:

@@ -39,6 +39,7 @@ class HardwareScreen(AdvisorScreen):
 Formats: bits = per weight of a 4096 x 4096 layer, scales included.
 native = the arithmetic itself is in the hardware; fallback = a kernel runs it with other arithmetic;
  slow = it runs, but slower than others of its size; refused = the engine has no kernel."""
+    AUTO_FOCUS = "#formats"
     CSS_PATH: ClassVar[list[str]] = ["base.tcss", "hardware.tcss"]  # type: ignore[assignment]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("S", "simulate", "Simulate", id="simulate"),
@@ -68,7 +69,6 @@ native = the arithmetic itself is in the hardware; fallback = a kernel runs it w
         self.hardware_changed()
         self.call_after_refresh(self._look)
         self.set_interval(LOOK_GAP_S, self._look)
-        self.query_one("#formats").focus()
 
     def twin(self) -> list[str]:
         """`advisor hardware --formats`."""

@@ -51,6 +51,7 @@ class ModelsScreen(AdvisorScreen):
 
 fits: the most precise uniform format that fits; ~ only with another setting; ✗ not at all.
 context and tok/s of the table are estimates; every figure on the right says how it is known."""
+    AUTO_FOCUS = "#catalogue"
     CSS_PATH: ClassVar[list[str]] = ["base.tcss", "models.tcss"]  # type: ignore[assignment]
     BINDINGS: ClassVar[list[BindingType]] = [
         # Priority: letters typed right after it must find the field focused, not a list with keys of its own.
@@ -107,7 +108,6 @@ context and tok/s of the table are estimates; every figure on the right says how
         """Read the catalogue in a thread: the screen is there before it."""
         super().on_mount()
         self._read()
-        self.query_one("#catalogue").focus()
 
     def twin(self) -> list[str]:
         """`advisor fit MODEL ...`, or the ranking with the table's filters when none is chosen."""
@@ -155,7 +155,7 @@ context and tok/s of the table are estimates; every figure on the right says how
     @on(Input.Submitted, "#filter")
     def action_filter_done(self) -> None:
         """From the filter to the list."""
-        self.query_one("#catalogue").focus()
+        self.set_focus(self.query_one("#catalogue"))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """In a field, / is a letter."""
@@ -170,7 +170,7 @@ context and tok/s of the table are estimates; every figure on the right says how
         """Escape empties the filter and goes back to the table (which the detail covers when narrow)."""
         self.remove_class("-detail")
         self.query_one("#filter", Input).value = ""
-        self.query_one("#catalogue").focus()
+        self.set_focus(self.query_one("#catalogue"))
 
     def action_fits_only(self) -> None:
         """Show only what fits."""
@@ -219,7 +219,7 @@ context and tok/s of the table are estimates; every figure on the right says how
         self.refresh_lines()
         self.add_class("-detail")
         if self.has_class("-narrow"):
-            self.query_one("#bootlog").focus()
+            self.set_focus(self.query_one("#bootlog"))
         self.query_one("#verdict", Static).update(f"reading {name} ...")
         self._estimate()
 

@@ -38,6 +38,7 @@ class RunsScreen(AdvisorScreen):
  /         filter           R    look again
 
 A run whose process still works cannot be deleted: stop it first (4, then x)."""
+    AUTO_FOCUS = "#runs"
     CSS_PATH: ClassVar[list[str]] = ["base.tcss", "runs.tcss"]  # type: ignore[assignment]
     BINDINGS: ClassVar[list[BindingType]] = [
         # Priority: letters typed right after it must find the field focused, not a list with keys of its own.
@@ -66,7 +67,6 @@ A run whose process still works cannot be deleted: stop it first (4, then x)."""
     def on_mount(self) -> None:
         """Look for runs in a thread."""
         super().on_mount()
-        self.query_one("#runs").focus()
         self._read()
 
     def twin(self) -> list[str]:
@@ -239,7 +239,7 @@ A run whose process still works cannot be deleted: stop it first (4, then x)."""
     def action_leave_field(self) -> None:
         """Escape empties the filter and goes back to the table."""
         self.query_one("#filter", Input).value = ""
-        self.query_one("#runs").focus()
+        self.set_focus(self.query_one("#runs"))
 
     @on(Input.Changed, "#filter")
     def _filtered(self) -> None:
@@ -248,7 +248,7 @@ A run whose process still works cannot be deleted: stop it first (4, then x)."""
     @on(Input.Submitted, "#filter")
     def action_filter_done(self) -> None:
         """From the filter to the list."""
-        self.query_one("#runs").focus()
+        self.set_focus(self.query_one("#runs"))
 
 
 def _last_stage(stages: list[str]) -> str:

@@ -39,6 +39,7 @@ class TaskScreen(AdvisorScreen):
 
 Recommendation: + speaks for, - against, · is evidence without a vote. Priors come from the decision
 framework; the map below is measured on this model by the run that is open."""
+    AUTO_FOCUS = "#tasks"
     CSS_PATH: ClassVar[list[str]] = ["base.tcss", "task.tcss"]  # type: ignore[assignment]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("u", "use", "Use", id="use"),
@@ -66,7 +67,6 @@ framework; the map below is measured on this model by the run that is open."""
         """Tasks are read in a thread: their texts take a moment."""
         super().on_mount()
         self._read()
-        self.query_one("#tasks").focus()
 
     def twin(self) -> list[str]:
         """The task is an option of `advisor tune`."""

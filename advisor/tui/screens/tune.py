@@ -50,6 +50,7 @@ class TuneScreen(AdvisorScreen):
 
 The run is a process of its own: it goes on when this window closes, and 7 opens it again.
 Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * chosen plan."""
+    AUTO_FOCUS = "#stages-panel"
     CSS_PATH: ClassVar[list[str]] = ["base.tcss", "tune.tcss"]  # type: ignore[assignment]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "start", "Start/resume", id="start"),
@@ -96,7 +97,6 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
     def on_mount(self) -> None:
         """Draw what is known; then as events come."""
         super().on_mount()
-        self.query_one("#stages-panel").focus()
         self.set_interval(REDRAW_GAP_S, self._redraw)
         self.shown_again()
 
@@ -115,7 +115,7 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
 
     @on(Input.Submitted)
     def _entered(self) -> None:
-        self.query_one("#stages-panel").focus()
+        self.set_focus(self.query_one("#stages-panel"))
 
     def action_start(self) -> None:
         """Start the run, or go on with it."""

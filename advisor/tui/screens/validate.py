@@ -41,6 +41,7 @@ class ValidateScreen(AdvisorScreen):
  tab       stages, measurements, answers: each scrolls
 
 A gate that fails is a result: the verdict says which and why, and the bundle refuses to serve."""
+    AUTO_FOCUS = "#lines"
     CSS_PATH: ClassVar[list[str]] = ["base.tcss", "validate.tcss"]  # type: ignore[assignment]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "start", "Validate", id="validate.start"),
@@ -69,7 +70,6 @@ A gate that fails is a result: the verdict says which and why, and the bundle re
     def on_mount(self) -> None:
         """Draw what is known, then as events come."""
         super().on_mount()
-        self.query_one("#lines").focus()
         self.set_interval(REDRAW_GAP_S, self._redraw)
         self.shown_again()
 
