@@ -78,5 +78,5 @@ def cpu() -> Device:
 
 @pytest.fixture(scope="session")
 def tiny_units(tiny_model_dir: Path, cpu: Device) -> list[Unit]:
-    """The tiny model's decision units with the default menu."""
-    return build_units(read_model(str(tiny_model_dir)), cpu)
+    """The tiny model's decision units: the default menu, and FP8, which is slow there, by name."""
+    return build_units(read_model(str(tiny_model_dir)), cpu, formats=("W4A16", "W8A8", "FP8_DYNAMIC"))

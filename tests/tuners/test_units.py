@@ -71,3 +71,16 @@ def test_fixed_and_unit_bytes_are_the_whole_checkpoint(tiny_model_dir: Path, tin
 def test_unknown_format_names_the_nearest(tiny_model_dir: Path, cpu: Device) -> None:
     with pytest.raises(UsageError, match="FP8_DYNAMIC"):
         build_units(read_model(str(tiny_model_dir)), cpu, formats=["FP8_DYNAMC"])
+
+
+def test_a_format_with_only_a_slow_kernel_is_offered_when_asked_for_by_name(
+    tiny_model_dir: Path, cpu: Device
+) -> None:
+    model = read_model(str(tiny_model_dir))
+    default = build_units(model, cpu)
+    assert all("FP8_DYNAMIC" not in u.options and "W8A8" in u.options for u in default)
+    assert all("by name brings it back" in u.excluded["FP8_DYNAMIC"] for u in default)
+
+    alone = build_units(model, cpu, formats=["FP8_DYNAMIC"])
+    assert {u.options for u in alone} == {("FP8_DYNAMIC", "BF16")}
+    assert all("FP8_DYNAMIC" in u.options for u in build_units(model, gpu((9, 0))))
