@@ -28,7 +28,9 @@ class AdvisorScreen(Screen[None]):
     NAME: ClassVar[str] = ""
     HELP_TEXT: ClassVar[str] = ""
     CSS_PATH = "base.tcss"
-    AUTO_FOCUS = None  # each screen says what has the focus: a key typed early must not fall into a field
+    AUTO_FOCUS: ClassVar[str | None] = (
+        None  # each screen says what has the focus: a key typed early must not fall into a field
+    )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave_field", "Back", show=False),
         Binding("right_square_bracket", "app.go_next(1)", "Next screen", show=False),
