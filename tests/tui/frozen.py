@@ -41,7 +41,7 @@ def freeze(monkeypatch: pytest.MonkeyPatch) -> None:
     plans = dict.fromkeys(("16-bit", "fp8", "int8", "int4"))
     live = [DeviceLive.model_validate(found["live"])]
     for name, value in {
-        "advisor.pipeline.facts.read_hardware": lambda *_: hardware,
+        "advisor.machine.read_hardware": lambda *_: hardware,
         "profiles.hardware.live": lambda: live,
         "profiles.formats.kernels.supported_formats": lambda _: formats,
         "profiles.models.catalogue_index": lambda: entries,
