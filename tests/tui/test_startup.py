@@ -9,7 +9,7 @@ CHECK = """
 import asyncio, sys
 from advisor.tui.app import AdvisorApp
 
-HEAVY = ("torch", "optuna", "vllm", "transformers", "scipy", "numpy", "textual_plot", "llmcompressor")
+HEAVY = ("torch", "optuna", "vllm", "transformers", "scipy", "numpy", "llmcompressor")
 seen = []
 
 class Watched(AdvisorApp):
