@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +19,7 @@ CACHE = user_cache_path("advisor")
 """Taken at import, before other tests point the cache elsewhere: the model is prepared once per machine."""
 
 ELSEWHERE = tempfile.mkdtemp(prefix="advisor-tests-")
+atexit.register(shutil.rmtree, ELSEWHERE, ignore_errors=True)
 """Settings and what past runs taught: a test neither reads nor changes the user's own."""
 
 EFFORT = ("--trials", "2", "--json")
