@@ -10,11 +10,12 @@ import pytest
 from profiles.errors import InfeasibleError, UsageError
 from tests.tuners.test_solver import make_unit
 from tuners.budget import budget_within
-from tuners.evaluate_schema import Quality
+from tuners.evaluate_schema import Quality, SequenceLoss
 from tuners.plan import PrecisionPlan, Unit
 from tuners.search.contested import contested_units, solve_with
 from tuners.search.front import efficient, load_front, nearest_below
 from tuners.search.front_study import grid
+from tuners.search.report import preferred
 from tuners.search.residuals import correction
 from tuners.search.schema import Front, MeasuredPlan
 from tuners.search.trials import open_storage
@@ -127,3 +128,20 @@ def test_the_grid_reaches_from_the_smallest_to_the_largest_quantized_plan() -> N
 def test_a_storage_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="storage"):
         open_storage("nosuchdb://host/x", tmp_path)
+
+
+def test_a_plan_replaces_the_exact_solution_only_beyond_the_paired_interval() -> None:
+    def measured(name: str, losses: list[float]) -> MeasuredPlan:
+        rows = [SequenceLoss(kl=x, nll=1.0, top1=1.0) for x in losses]
+        plan = PrecisionPlan(formats={"u": name}, label=name)
+        return MeasuredPlan(
+            label=name, plan=plan, unit_bytes=1, bits_per_weight=4.0, quality=Quality.of("select", rows, 16)
+        )
+
+    base = measured("W8A8", [0.10, 0.12, 0.09, 0.11, 0.10, 0.12, 0.09, 0.11])
+    lucky = measured("BF16", [0.02, 0.18, 0.08, 0.12, 0.03, 0.18, 0.08, 0.12])
+    better = measured("FP8_DYNAMIC", [0.08, 0.10, 0.07, 0.09, 0.08, 0.10, 0.07, 0.09])
+
+    assert lucky.quality.kl < base.quality.kl
+    assert preferred(lucky, base, 0) is base
+    assert preferred(better, base, 0) is better

@@ -16,7 +16,7 @@ from tests.validate.examples import cpu_device, cuda_device, model, plan, units
 from tuners.engine.arguments import base_environment, engine_arguments, measuring_environment
 from tuners.engine.dtype import recommended_dtype
 from tuners.plan import PrecisionPlan
-from tuners.validate.generations import is_degenerate
+from tuners.validate.generations import is_degenerate, more_by_chance
 from tuners.validate.measure import MeasureSpec
 from tuners.validate.run import last_causes, measure_checkpoint
 from tuners.validate.served import served_weights_bytes, unit_served_bytes
@@ -180,3 +180,15 @@ def test_fewer_bits_never_weigh_more() -> None:
         assert served_weights_bytes(model(), plan(), units(), dtype) < served_weights_bytes(
             model(), all16, units(), dtype
         )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "count"), [(0, 1, 6), (0, 3, 6), (2, 5, 8), (1, 1, 1), (0, 0, 4)]
+)
+def test_chance_of_more_loops_is_fishers_exact_test(before: int, after: int, count: int) -> None:
+    from scipy.stats import fisher_exact
+
+    table = [[after, count - after], [before, count - before]]
+    assert more_by_chance(before, after, count) == pytest.approx(
+        fisher_exact(table, alternative="greater").pvalue
+    )

@@ -112,12 +112,19 @@ def test_no_promise_no_gate() -> None:
     assert any("promised no quality" in note for note in report.notes)
 
 
-def test_new_endless_repetition_fails_and_an_old_one_does_not() -> None:
-    loop = ("the same words " * 20,)
+def test_endless_repetition_fails_when_it_is_new_and_more_than_chance() -> None:
+    loop, fine = "the same words " * 20, "Paris is the capital of France."
 
-    assert _failed(_report(measurement(generations=loop))) == ["generations"]
-    both = _report(measurement(generations=loop), original=measurement(quantized=False, generations=loop))
-    assert _failed(both) == []
+    def answers(loops: int) -> tuple[str, ...]:
+        return (loop,) * loops + (fine,) * (6 - loops)
+
+    sound = measurement(quantized=False, generations=answers(0))
+    assert _failed(_report(measurement(generations=answers(3)), original=sound)) == ["generations"]
+    once = _report(measurement(generations=answers(1)), original=sound)
+    assert _failed(once) == []
+    assert "by chance alone: 50%" in next(g.reason for g in once.gates if g.name == "generations")
+    looping = measurement(quantized=False, generations=answers(6))
+    assert _failed(_report(measurement(generations=answers(6)), original=looping)) == []
 
 
 @pytest.mark.parametrize("name", ["engine_version", "dtype", "eval_tokens", "max_model_len"])

@@ -83,13 +83,18 @@ class Reporter:
 
     def choose(self, search: PlanSearch) -> MeasuredPlan:
         """The best of the best trials and of every signal's exact solution, by KL on the selection split,
-        which neither scores nor trials have seen."""
-        plans = {p.key: p for p in search.finalists(self.setup.settings.finalists)}
-        for signal in self.table.signals():
-            exact = self.exact(signal, self.setup.spec.budget_bytes)
-            plans.setdefault(exact.key, exact)
+        which neither scores nor trials have seen.
+
+        The least KL of many is partly luck: unless it beats the exact solution of the best signal beyond the
+        paired interval, that one is taken.
+        """
+        signals = self.table.signals()
+        exact = [self.exact(signal, self.setup.spec.budget_bytes) for signal in signals]
+        plans = {p.key: p for p in [*search.finalists(self.setup.settings.finalists), *exact]}
         measured = self._stage("select", "choose among finalists", list(plans.values()), self.setup.select)
-        best = min(measured, key=lambda m: m.quality.kl)
+        of_exact = {p.key for p in exact}
+        base = min((m for m in measured if m.plan.key in of_exact), key=lambda m: m.quality.kl)
+        best = preferred(min(measured, key=lambda m: m.quality.kl), base, self.setup.settings.seed)
         plan = best.plan.model_copy(
             update={
                 "label": f"Advisor ({best.label})",
@@ -152,3 +157,11 @@ class Reporter:
                 )
             )
         return tuple(out)
+
+
+def preferred(best: MeasuredPlan, base: MeasuredPlan, seed: int) -> MeasuredPlan:
+    """`best` when it beats `base` beyond the paired 95 % interval over the sequences, else `base`."""
+    if best.plan.key == base.plan.key:
+        return base
+    _, _, high = paired_difference(best.quality.sequence_kl, base.quality.sequence_kl, seed=seed)
+    return best if high < 0 else base

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import comb
 
 MIN_WORDS = 12
 """Fewer words are never called repetition: a short answer may say one thing twice."""
@@ -27,3 +28,12 @@ def is_degenerate(text: str) -> bool:
 def degenerate_count(texts: Iterable[str]) -> int:
     """How many of the answers are degenerate."""
     return sum(map(is_degenerate, texts))
+
+
+def more_by_chance(before: int, after: int, count: int) -> float:
+    """Chance of at least `after` degenerate answers of `count` if they were as likely as the original's
+    `before` of as many: Fisher's exact test, one-sided."""
+    total = before + after
+    ways = comb(2 * count, total)
+    worst = range(after, min(total, count) + 1)
+    return sum(comb(count, k) * comb(count, total - k) for k in worst) / ways

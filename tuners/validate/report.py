@@ -11,7 +11,7 @@ from profiles.formats.kernels import kernel_support
 from profiles.hardware.schema import Device
 from tuners.plan import PrecisionPlan, Unit
 from tuners.validate.behaviour import behaviour_gates, load_lines
-from tuners.validate.generations import degenerate_count
+from tuners.validate.generations import degenerate_count, more_by_chance
 from tuners.validate.schema import EngineMeasurement, Gate, Line, Predictions, ValidationReport
 
 MEMORY_TOLERANCE = 0.01
@@ -27,6 +27,10 @@ KL_TOLERANCE, KL_SLACK_NATS = 0.35, 0.01
 TOP1_TOLERANCE = 0.06
 """Relative. On the demo model search and engine differ by 2 % (one accumulation order against another turns
 near-ties over); three times that still tells a broken layer, which costs tens of percent."""
+
+GENERATIONS_CHANCE = 0.1
+"""A greedy loop now and then is what small models do, quantized or not: the gate fails when so many more than
+the original's would come by chance in fewer than one case in ten (three of six against none: 9 %)."""
 
 ROW_PARALLEL_ROLES = frozenset({"o", "down", "shared_down", "expert_down"})
 """Tensor parallelism splits the inputs of these, the outputs of the others (Megatron's layout)."""
@@ -229,11 +233,13 @@ def _gates(
         )
     if quantized.generations:
         before, after = degenerate_count(original.generations), degenerate_count(quantized.generations)
+        count = len(quantized.generations)
+        chance = more_by_chance(before, after, count)
         yield Gate(
             name="generations",
-            passed=after <= before,
-            reason=f"{after} of {len(quantized.generations)} answers are empty or endless repetition, "
-            f"{before} of the original's",
+            passed=after <= before or chance >= GENERATIONS_CHANCE,
+            reason=f"{after} of {count} answers are empty or endless repetition, {before} of the original's"
+            + (f" (so many more by chance alone: {chance:.0%})" if after > before else ""),
         )
     yield from behaviour_gates(original, quantized)
 
