@@ -15,9 +15,16 @@ def read_hardware(gpu: str | None, count: int) -> HardwareProfile:
 
     if gpu is not None:
         return planned(gpu, count)
-    from profiles.hardware.schema import DeviceKind
-    from tuners.microbench import apply, cached
+    return with_measured_rates(probe())
 
-    found = probe()
-    bench = cached(found.device) if found.device.kind is DeviceKind.CPU else None
-    return found if bench is None else apply(found, bench)
+
+def with_measured_rates(found: HardwareProfile) -> HardwareProfile:
+    """This machine's profile with the rates that `advisor hardware --bench` took here, if it did."""
+    from profiles.hardware.schema import DeviceKind
+    from tuners import microbench, microbench_cuda
+
+    if found.device.kind is DeviceKind.CPU:
+        of_cpu = microbench.cached(found.device)
+        return found if of_cpu is None else microbench.apply(found, of_cpu)
+    of_gpu = microbench_cuda.cached(found) if found.device.kind is DeviceKind.CUDA else None
+    return found if of_gpu is None else microbench_cuda.apply(found, of_gpu)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from platformdirs import user_cache_path
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from profiles.errors import UsageError
 from profiles.hardware import probe_cpu
@@ -95,18 +95,22 @@ def measure(
     result = run_child(
         "tuners.microbench",
         _spec(device, seconds),
-        emit=emit or _silent,
-        log_path=log_path or _folder() / "last.log",
+        emit=emit or silent,
+        log_path=log_path or folder() / "last.log",
         stage="microbench",
         cancelled=cancelled,
     )
     bench = MicroBenchmark.model_validate(result)
-    path = cache_path(device)
+    keep(bench, cache_path(device))
+    return bench
+
+
+def keep(bench: BaseModel, path: Path) -> None:
+    """Write a result whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(bench.model_dump_json(indent=1), encoding="utf-8")
     temporary.replace(path)
-    return bench
 
 
 def cached(device: Device) -> MicroBenchmark | None:
@@ -119,8 +123,8 @@ def cached(device: Device) -> MicroBenchmark | None:
 
 def cache_path(device: Device) -> Path:
     """Where the result for this device is kept."""
-    key = "\n".join([str(VERSION), device.name, str(device.cores), *device.isa, _torch_version() or "numpy"])
-    return _folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    key = "\n".join([str(VERSION), device.name, str(device.cores), *device.isa, torch_version() or "numpy"])
+    return folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
 
 
 def apply(profile: HardwareProfile, bench: MicroBenchmark, *, emulated: bool = False) -> HardwareProfile:
@@ -155,15 +159,18 @@ def apply(profile: HardwareProfile, bench: MicroBenchmark, *, emulated: bool = F
     )
 
 
-def _silent(event: Event) -> None:
+def silent(event: Event) -> None:
+    """For callers that show no progress."""
     del event
 
 
-def _folder() -> Path:
+def folder() -> Path:
+    """Where results are kept."""
     return user_cache_path("advisor") / "microbench"
 
 
-def _torch_version() -> str | None:
+def torch_version() -> str | None:
+    """Version of the installed torch, which is not imported for it."""
     try:
         return importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
@@ -196,7 +203,7 @@ def last_level_cache_bytes(root: Path = Path("/sys/devices/system/cpu/cpu0/cache
 
 def run(spec: MicroBenchSpec, emit: Emit) -> MicroBenchmark:
     """The child: seven timings share the time; each is the median of what fits into its part."""
-    library, memory, matmuls = _torch_kit(spec) if _torch_version() else _numpy_kit(spec)
+    library, memory, matmuls = _torch_kit(spec) if torch_version() else _numpy_kit(spec)
     notes = _busy(spec.cores)
     parts = len(memory) + len(matmuls)
     ticker = Ticker(emit, "microbench", parts)
@@ -204,11 +211,11 @@ def run(spec: MicroBenchSpec, emit: Emit) -> MicroBenchmark:
     done = 0
     rates: dict[str, Figure] = {}
     for name, (job, bytes_moved) in memory.items():
-        rates[name] = _rate(job, bytes_moved, part_s, "B/s", f"{name} of {spec.array_bytes >> 20} MiB arrays")
+        rates[name] = rate(job, bytes_moved, part_s, "B/s", f"{name} of {spec.array_bytes >> 20} MiB arrays")
         ticker(done := done + 1, name)
     ops: dict[str, Figure] = {}
     for kind, make in matmuls.items():
-        figure = _matmul_rate(make, part_s, f"{kind} matmul, {library}, {spec.cores} threads")
+        figure = matmul_rate(make, part_s, f"{kind} matmul, {library}, {spec.cores} threads")
         ticker(done := done + 1, f"{kind} matmul")
         if figure is None:
             notes.append(f"{library} has no {kind} matmul for this CPU")
@@ -241,7 +248,7 @@ def _busy(cores: int) -> list[str]:
     return [f"the machine was busy while it was measured (load {load:.1f} on {cores} cores): rates are low"]
 
 
-def _rate(job: Callable[[], Any], work: float, seconds: float, unit: str, source: str) -> Figure:
+def rate(job: Callable[[], Any], work: float, seconds: float, unit: str, source: str) -> Figure:
     """Work per second: the median of repeated runs, with the spread of the middle half."""
     job()  # pages touched, code compiled
     times: list[float] = []
@@ -256,12 +263,16 @@ def _rate(job: Callable[[], Any], work: float, seconds: float, unit: str, source
     return Figure.measured(work / median, unit, f"measured on this machine: {source}", spread)
 
 
-def _matmul_rate(
-    make: Callable[[int], Callable[[], Any] | None], seconds: float, source: str
+def matmul_rate(
+    make: Callable[[int], Callable[[], Any] | None],
+    seconds: float,
+    source: str,
+    sides: tuple[int, ...] | None = None,
 ) -> Figure | None:
     """The rate at the largest square that fits the time three times over; small ones hide the peak."""
     best: Figure | None = None
-    for side in MATMUL_SIDES:
+    sides = sides or MATMUL_SIDES
+    for side in sides:
         job = make(side)
         if job is None:
             return None
@@ -269,9 +280,9 @@ def _matmul_rate(
         job()
         once = time.perf_counter() - start
         # the next square costs eight times as much, and three runs of it must fit
-        last = side == MATMUL_SIDES[-1] or once * 8 * 3 > seconds
+        last = side == sides[-1] or once * 8 * 3 > seconds
         if last:
-            best = _rate(job, 2.0 * side**3, seconds / 2, "op/s", f"{source}, {side} squared")
+            best = rate(job, 2.0 * side**3, seconds / 2, "op/s", f"{source}, {side} squared")
             break
     return best
 

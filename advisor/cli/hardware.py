@@ -54,11 +54,14 @@ def hardware(
 def benchmarked(found: HardwareProfile, *, quiet: bool) -> HardwareProfile:
     """The profile with this machine's own rates, measured now."""
     from advisor.cli.progress import renderer
-    from tuners.microbench import apply, measure
+    from profiles.hardware.schema import DeviceKind
+    from tuners import microbench, microbench_cuda
 
     shown = renderer(quiet=quiet)
     try:
-        return apply(found, measure(emit=shown, refresh=True))
+        if found.device.kind is DeviceKind.CUDA:
+            return microbench_cuda.apply(found, microbench_cuda.measure(found, emit=shown))
+        return microbench.apply(found, microbench.measure(emit=shown, refresh=True))
     finally:
         shown.close()
 

@@ -103,7 +103,7 @@ def test_the_cache_key_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> N
     first = cache_path(device)
     assert cache_path(device.model_copy(update={"cores": 999})) != first
     assert cache_path(device.model_copy(update={"name": "other"})) != first
-    monkeypatch.setattr(microbench, "_torch_version", lambda: "99.0")
+    monkeypatch.setattr(microbench, "torch_version", lambda: "99.0")
     assert cache_path(device) != first
 
 
@@ -115,7 +115,7 @@ def test_a_short_real_run_measures_this_machine(
         torch = pytest.importorskip("torch")
         threads = torch.get_num_threads()
         request.addfinalizer(lambda: torch.set_num_threads(threads))
-    monkeypatch.setattr(microbench, "_torch_version", lambda: torch_version)
+    monkeypatch.setattr(microbench, "torch_version", lambda: torch_version)
     monkeypatch.setattr(microbench, "MATMUL_SIDES", (64, 128))
     events: list[Event] = []
     spec = MicroBenchSpec(seconds=0.2, cpu="this", cores=1, isa=("avx2",), array_bytes=1 << 20)
