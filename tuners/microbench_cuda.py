@@ -26,7 +26,7 @@ VERSION = 1
 SIDES = (1024, 2048, 4096, 8192)
 """Squares of the matmuls; the largest that fits the time three times over is the one that counts."""
 ARRAY_BYTES = 1 << 30
-"""Far beyond the last-level cache of any GPU (the largest have 256 MiB); at most an eighth of what is free."""
+"""Far beyond the last-level cache of any GPU (256 MiB at most); at most an eighth of what is free."""
 
 
 class CudaBenchSpec(Contract):
