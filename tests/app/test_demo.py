@@ -54,13 +54,14 @@ class Server:
             self.port = int(free.getsockname()[1])
         self.log = log
         self.model = YAML(typ="safe").load((bundle / "serve.yaml").read_text())["served-model-name"]
-        self.process = subprocess.Popen(
-            [bundle / "run.sh"],
-            env={**os.environ, "PORT": str(self.port), "PYTHON": sys.executable},
-            stdout=log.open("wb"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [bundle / "run.sh"],
+                env={**os.environ, "PORT": str(self.port), "PYTHON": sys.executable},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     @property
     def url(self) -> str:
@@ -88,6 +89,7 @@ def server(demo_run: DemoRun, tmp_path_factory: pytest.TempPathFactory) -> Itera
     finally:
         if started.process.poll() is None:
             os.killpg(started.process.pid, signal.SIGKILL)
+            started.process.wait()
 
 
 def test_the_bundle_answers_chat_requests_side_by_side(server: Server) -> None:
