@@ -66,10 +66,3 @@ def run_through(
         validate.validate(context, inputs, facts, plan, resume=resume)
     if until >= STAGES.index("export"):
         export.export(context, inputs, facts, plan, resume=resume)
-
-
-def continue_through(
-    context: StageContext, last: StageName, *, plan: PrecisionPlan | None = None, resume: bool = True
-) -> None:
-    """Go on with the run whose directory is open, with the inputs it was started with."""
-    run_through(context, load_inputs(context.workspace), last, plan=plan, resume=resume)

@@ -5,8 +5,9 @@ W s instead of x and W spreads the error between the two. What differs from the 
 
 - The exponent alpha of s_j = max|x_j|^alpha / max|W_j|^(1 - alpha) is chosen per unit and format by the error
   of the unit's output on calibration rows, "no scale" being one of the candidates (as AWQ searches its own).
-- Scales are powers of two. Folding them into the layer that produces x then changes exponents alone: the
-  16-bit weights lose no bit, and a producer that is itself quantized keeps its codes.
+- Scales are powers of two. Folding them into the layer that produces x then changes exponents alone: bfloat16
+  weights lose no bit (float16 ones can where they become subnormal), and a producer that is itself quantized
+  keeps its codes.
 
 Who absorbs 1/s: the norm before `qkv` and `gate_up`, the rows of `v_proj` before `o` (heads that share a KV
 head share their scales), the rows of `up_proj` before `down`. Each role is tried on the model itself before
@@ -44,7 +45,7 @@ PROBE_TOKENS, PROBE_UNITS = 24, 4
 
 UNCHANGED = 1e-3
 """Largest relative change of logits that a correct fold may show: powers of two are exact, only the order of
-additions inside a norm differs (float32: under 1e-6; bfloat16 weights are exact as well)."""
+additions inside a norm differs."""
 
 NORM_BEFORE = {
     "qkv": ("input_layernorm",),

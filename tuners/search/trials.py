@@ -56,7 +56,6 @@ class Trials:
         self.emit = emit
         self.known: dict[str, tuple[float, ...]] = {}
         self.best: float | None = None
-        self.tokens_measured = 0
 
     def remember(self, study: optuna.Study) -> None:
         """Take over what a study has measured already."""
@@ -130,7 +129,6 @@ class Trials:
             for loss in batch:
                 trial.report(loss.kl, len(losses))
                 losses.append(loss.kl)
-            self.tokens_measured += len(batch) * self.evaluator.ids.shape[1]
             if rung <= len(losses) < total:
                 if trial.should_prune():
                     return "pruned", tuple(losses)
