@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from advisor.journal import Journal
-from advisor.pipeline.inputs import RunInputs, load_inputs, save_inputs
+from advisor.pipeline.inputs import RunInputs, save_inputs
 from advisor.pipeline.stage import StageContext
 from advisor.workspace import Workspace
 from tuners.events import Emit
