@@ -1,12 +1,13 @@
 """A plan made for a task against the plan made for generic text, at equal bytes, on held-out items.
 
-    python benchmarks/tasks.py MODEL_DIR [--tasks code,math,...] [--bits 5,6] [--out tasks.json]
+    python benchmarks/tasks.py MODEL_DIR [--tasks code,math,...] [--bits 5,6] [--out FOLDER]
 
 Profiles (`tuners/sensitivity/tasks.py`) are cached: a stopped run goes on where it was. For every task it
 measures, on the held-out split that nothing has seen: KL and top-1 agreement of the plan that the exact
 solver makes of the task's own profile, of the plan made of the generic profile, and of the one of the two
 that has the lower KL on the selection split. The menu is INT4 and INT8 per unit, variants are calibrated on
-generic text for all. Differences are paired over sequences, 95 % bootstrap.
+generic text for all, so that only the choice of formats differs. Losses are means over the counted tokens,
+differences are paired over sequences (95 % bootstrap). Writes FOLDER/tasks.json and FOLDER/tasks.md.
 """
 
 from __future__ import annotations
@@ -16,12 +17,11 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from tuners.child import CHILD_ENV
 
 os.environ.update({**CHILD_ENV, **os.environ})  # before torch is imported: waiting threads sleep
-
-import numpy as np
 
 from advisor.cli.sensitivity import make_spec
 from profiles.hardware import probe_cpu
@@ -29,7 +29,7 @@ from profiles.models import read_model
 from profiles.tasks import load_task
 from profiles.tasks.schema import SplitName
 from tuners.evaluate import paired_difference
-from tuners.evaluate_schema import SequenceLoss
+from tuners.evaluate_schema import Quality, SequenceLoss
 from tuners.events import Event, Message
 from tuners.model.items import Sequences
 from tuners.plan import PrecisionPlan
@@ -40,7 +40,7 @@ from tuners.sensitivity.tasks import profile
 from tuners.solver import solve
 from tuners.units import build_units
 
-HELD_OUT_TOKENS = 3072
+HELD_OUT_TOKENS = 4096
 """Tokens of held-out items measured for each task, prompts included."""
 
 
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--tasks", default="code,math,tool-calling,translation,summarization,reasoning")
     parser.add_argument("--bits", default="5,6")
-    parser.add_argument("--out", type=Path, default=Path("tasks.json"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     model = read_model(options.model)
     units = tuple(build_units(model, probe_cpu().device, formats=("W4A16", "W8A8")))
@@ -108,17 +108,17 @@ def main() -> None:
             budget = int(bits * weights / 8)
             plans[f"task {bits:g}"] = solve(units, own, budget)
             plans[f"generic {bits:g}"] = solve(units, generic, budget)
-        chosen, held = (measure(bench, texts[split], plans) for split in ("select", "evaluate"))
+        chosen, held = (
+            {n: Quality.of(split, found) for n, found in measure(bench, texts[split], plans).items()}
+            for split in ("select", "evaluate")
+        )
         for bits in map(float, options.bits.split(",")):
             pair = {p: f"{p} {bits:g}" for p in ("task", "generic")}
-            pick = min(pair, key=lambda p: float(np.mean([x.kl for x in chosen[pair[p]]])))
-            kl = {p: [x.kl for x in held[key]] for p, key in pair.items()}
-            top1 = {p: float(np.mean([x.top1 for x in held[key]])) for p, key in pair.items()}
+            pick = min(pair, key=lambda p: chosen[pair[p]].kl)
+            own_plan, base = (held[pair[p]] for p in ("task", "generic"))
             differ = PrecisionPlan(formats=plans[pair["task"]]).diff(
                 PrecisionPlan(formats=plans[pair["generic"]])
             )
-            difference, low, high = paired_difference(kl["task"], kl["generic"])
-            picked, picked_low, picked_high = paired_difference(kl[pick], kl["generic"])
             rows.append(
                 {
                     "task": name,
@@ -126,39 +126,74 @@ def main() -> None:
                     "rank_correlation_with_generic": rank,
                     "units_that_differ": len(differ),
                     "sequences": len(texts["evaluate"]),
-                    "kl_task_plan": float(np.mean(kl["task"])),
-                    "kl_generic_plan": float(np.mean(kl["generic"])),
-                    "difference": [difference, low, high],
+                    "tokens": base.tokens,
+                    "kl_task_plan": own_plan.kl,
+                    "kl_generic_plan": base.kl,
+                    "difference": against(own_plan, base),
                     "picked_on_selection": pick,
-                    "picked_difference": [picked, picked_low, picked_high],
-                    "top1_task_plan": top1["task"],
-                    "top1_generic_plan": top1["generic"],
+                    "picked_difference": against(held[pair[pick]], base),
+                    "top1_task_plan": own_plan.top1,
+                    "top1_generic_plan": base.top1,
                 }
             )
-            options.out.write_text(
-                json.dumps({"rows": rows, "profiles": {n: brief(p) for n, p in profiles.items()}}, indent=1)
-            )
-            print(line(rows[-1]), flush=True)
-    for name, found in profiles.items():
-        stop = found.stopped
-        print(f"{name}: {found.seconds:.0f} s, {stop.sequences} sequences, {stop.tokens} tokens: {stop.why}")
+            print(markdown(rows[-1:]), flush=True)
+        write(options.out, rows, profiles, model.model_id)
+
+
+def against(plan: Quality, base: Quality) -> tuple[float, float, float]:
+    """KL of a plan minus the base's, paired."""
+    return paired_difference(plan.sequence_kl, base.sequence_kl, base.sequence_tokens)
+
+
+def write(folder: Path, rows: list[dict[str, Any]], profiles: dict[str, TaskSensitivity], model: str) -> None:
+    """tasks.json and tasks.md, whole after every task."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {"rows": rows, "profiles": {n: brief(p) for n, p in profiles.items()}}
+    (folder / "tasks.json").write_text(json.dumps(found, indent=1) + "\n")
+    lines = [
+        "# A plan tuned for the task against a plan tuned for generic text, at equal bytes",
+        "",
+        f"`python benchmarks/tasks.py` on {model}, held-out items, PyTorch on the CPU. Loss: KL to the",
+        "original in nats per counted token; both plans have the same bytes. INT4 and INT8 per unit.",
+        "",
+        markdown(rows),
+        "",
+        "| profile | counted tokens | seconds | stopped |",
+        "|---|---|---|---|",
+        *(
+            f"| {n} | {p.stopped.tokens:,} in {p.stopped.sequences} sequences | {p.seconds:.0f} "
+            f"| {p.stopped.why} |"
+            for n, p in profiles.items()
+        ),
+    ]
+    (folder / "tasks.md").write_text("\n".join(lines) + "\n")
+
+
+VERDICTS = {-1: "lower", 0: "no measurable difference", 1: "HIGHER"}
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table."""
+    lines = [
+        "| task | bits | tokens | task plan | generic plan | difference, 95 % | verdict | same top token "
+        "| units that differ | rank correlation |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        mean, low, high = row["difference"]
+        verdict = VERDICTS[(low > 0) - (high < 0)]
+        lines.append(
+            f"| {row['task']} | {row['bits']:g} | {row['tokens']:,} | {row['kl_task_plan']:.4f} "
+            f"| {row['kl_generic_plan']:.4f} | {mean:+.4f} [{low:+.4f}, {high:+.4f}] | {verdict} "
+            f"| {row['top1_task_plan']:.1%} / {row['top1_generic_plan']:.1%} "
+            f"| {row['units_that_differ']} | {row['rank_correlation_with_generic']:.2f} |"
+        )
+    return "\n".join(lines)
 
 
 def brief(found: TaskSensitivity) -> dict[str, object]:
     """A profile without its units."""
     return found.model_dump(mode="json", exclude={"units", "plan"})
-
-
-def line(row: dict[str, object]) -> str:
-    """One row of the table."""
-    difference, low, high = row["difference"]  # type: ignore[misc]
-    picked, picked_low, picked_high = row["picked_difference"]  # type: ignore[misc]
-    return (
-        f"{row['task']:14} {row['bits']:>4} bits  task plan {row['kl_task_plan']:.4f}  "
-        f"generic plan {row['kl_generic_plan']:.4f}  difference {difference:+.4f} [{low:+.4f}, {high:+.4f}]  "
-        f"picked {row['picked_on_selection']}: {picked:+.4f} [{picked_low:+.4f}, {picked_high:+.4f}]  "
-        f"rank {row['rank_correlation_with_generic']:.2f}  {row['units_that_differ']} units differ"
-    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tuners.evaluate_schema import Quality, SequenceLoss
+from tuners.evaluate_schema import Quality, SequenceLoss, bootstrap
 from tuners.model.host import ModelHost
 from tuners.model.variants import VariantStore
 
@@ -45,9 +45,9 @@ class Evaluator:
         self.path = folder / f"reference-{split}-{digest}.f32"
 
     @property
-    def tokens(self) -> int:
-        """Tokens of the split that count."""
-        return int(self.ids.numel()) if self.weights is None else int((self.weights > 0).sum())
+    def sequence_tokens(self) -> tuple[int, ...]:
+        """What each sequence weighs."""
+        return counted_tokens(self.ids, self.weights)
 
     def _counted(self, rows: slice) -> slice:
         """Where the counted positions of some sequences lie in the stored reference."""
@@ -60,7 +60,9 @@ class Evaluator:
         """Log-probabilities of the original, made once: (sequences, tokens, vocabulary), or (counted
         positions, vocabulary) with weights."""
         vocab = int(self.host.model.config.vocab_size)
-        shape = (*self.ids.shape, vocab) if self.weights is None else (self.tokens, vocab)
+        shape = (*self.ids.shape, vocab)
+        if self.weights is not None:
+            shape = (int((self.weights > 0).sum()), vocab)
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             partial = self.path.with_suffix(".partial")
@@ -87,12 +89,19 @@ class Evaluator:
     def quality(self, formats: Mapping[str, str]) -> Quality:
         """A plan measured on the whole split."""
         losses = [loss for batch in self.losses(formats) for loss in batch]
-        return Quality.of(self.split, losses, self.tokens)
+        return Quality.of(self.split, losses)
 
     def _batches(self) -> Iterator[tuple[slice, Tensor]]:
         for start in range(0, len(self.ids), self.batch_size):
             rows = slice(start, start + self.batch_size)
             yield rows, self.ids[rows]
+
+
+def counted_tokens(ids: Tensor, weights: Tensor | None = None) -> tuple[int, ...]:
+    """Tokens that count in each sequence: what it weighs in a mean. All but the last position, or of these
+    the ones whose weight is above zero."""
+    marks = torch.ones_like(ids) if weights is None else weights > 0
+    return tuple(int(n) for n in marks[:, :-1].sum(1))
 
 
 @torch.no_grad()
@@ -101,54 +110,41 @@ def compare(
 ) -> list[SequenceLoss]:
     """Per-sequence losses of `logits` (batch, tokens, vocab) against reference log-probabilities.
 
-    `reference` is (batch, tokens, vocab). With `weights` (batch, tokens) only positions above zero count,
-    each by its weight; `reference` may then also hold these positions alone, (counted, vocab).
+    `reference` is (batch, tokens, vocab). With `weights` (batch, tokens) only positions above zero count;
+    `reference` may then also hold these positions alone, (marked, vocab). The last position of a sequence
+    never counts: its next token is not known.
     """
-    if weights is not None:
-        return _compare_counted(logits, reference, ids, weights)
-    out = []
-    for row in range(len(ids)):
-        ref = reference[row].to(logits.device)
-        logp = torch.log_softmax(logits[row, :, : ref.shape[-1]], -1)
-        kl = (ref.exp() * (ref - logp)).sum(-1).mean()
-        targets = ids[row, 1:].to(logits.device)
-        nll = -logp[:-1].gather(-1, targets.unsqueeze(-1)).mean()
-        top1 = (logp.argmax(-1) == ref.argmax(-1)).float().mean()
-        out.append(SequenceLoss(kl=max(0.0, float(kl)), nll=float(nll), top1=float(top1)))
-    return out
-
-
-def _compare_counted(logits: Tensor, reference: Tensor, ids: Tensor, weights: Tensor) -> list[SequenceLoss]:
-    """The same over the counted positions; the last token of a sequence has no next one to predict."""
+    marks = torch.ones_like(ids) if weights is None else weights > 0
     out, done = [], 0
     for row in range(len(ids)):
-        at = (weights[row] > 0).nonzero().squeeze(-1)
-        if reference.dim() == 3:
-            ref = reference[row][at.to(reference.device)].to(logits.device)
-        else:
-            ref = reference[done : done + len(at)].to(logits.device)
-            done += len(at)
-        place = at.to(logits.device)
-        share = weights[row, at].to(logits.device)
-        share = share / share.sum()
-        logp = torch.log_softmax(logits[row, place, : ref.shape[-1]], -1)
-        kl = ((ref.exp() * (ref - logp)).sum(-1) * share).sum()
+        at = marks[row].nonzero().squeeze(-1)
         known = at + 1 < ids.shape[1]
-        targets = ids[row, at[known] + 1].to(logits.device)
-        inner = known.to(logits.device)
-        nll = -logp[inner].gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-        nll_mean = (nll * share[inner]).sum() / share[inner].sum()
-        top1 = ((logp.argmax(-1) == ref.argmax(-1)).float() * share).sum()
-        out.append(SequenceLoss(kl=max(0.0, float(kl)), nll=float(nll_mean), top1=float(top1)))
+        if reference.dim() == 3:
+            ref = reference[row][at[known].to(reference.device)]
+        else:
+            ref = reference[done : done + len(at)][known.to(reference.device)]
+            done += len(at)
+        at, ref = at[known].to(logits.device), ref.to(logits.device)
+        logp = torch.log_softmax(logits[row, at, : ref.shape[-1]], -1)
+        kl = (ref.exp() * (ref - logp)).sum(-1).mean()
+        targets = ids[row].to(logits.device)[at + 1]
+        nll = -logp.gather(-1, targets.unsqueeze(-1)).mean()
+        top1 = (logp.argmax(-1) == ref.argmax(-1)).float().mean()
+        out.append(SequenceLoss(kl=max(0.0, float(kl)), nll=float(nll), top1=float(top1), tokens=len(at)))
     return out
 
 
 def paired_difference(
-    a: Sequence[float], b: Sequence[float], *, resamples: int = 4000, seed: int = 0
+    a: Sequence[float],
+    b: Sequence[float],
+    tokens: Sequence[int] = (),
+    *,
+    resamples: int = 4000,
+    seed: int = 0,
 ) -> tuple[float, float, float]:
-    """Mean of a - b over paired sequences with a 95 % bootstrap interval (percentile method)."""
+    """Mean of a - b over paired sequences with a 95 % bootstrap interval (percentile method).
+
+    `tokens` weighs the sequences (none: all the same): whole sequences are drawn, with their tokens.
+    """
     delta = np.asarray(a) - np.asarray(b)
-    rng = np.random.default_rng(seed)
-    means = delta[rng.integers(0, len(delta), (resamples, len(delta)))].mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(delta.mean()), float(low), float(high)
+    return bootstrap(delta, tokens, resamples=resamples, seed=seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from advisor.recommend import Recommendation
     from advisor.recommend.schema import Family
     from profiles.provenance import Figure
+    from tuners.search.schema import MeasuredPlan, SearchResult
 
 SIGNS = {"for": "+", "against": "-", "neutral": " "}
 
@@ -97,7 +99,6 @@ def measured_in(run: Path) -> tuple[dict[Family, Figure], str]:
     from advisor.pipeline.search import load_search
     from advisor.workspace import Workspace
     from profiles.formats import get_format
-    from profiles.provenance import Figure
 
     workspace = Workspace.read_only(run)
     found, inputs = load_search(workspace), load_inputs(workspace)
@@ -105,14 +106,39 @@ def measured_in(run: Path) -> tuple[dict[Family, Figure], str]:
     for point in found.held_out:
         families = {get_format(name).family for name in point.plan.formats.values()} - {"16-bit"}
         if point.label.startswith("uniform") and len(families) == 1:
-            ratio = point.quality.perplexity / found.perplexity_original
-            source = f"{run}: {point.label}, {point.quality.tokens:,} held-out tokens"
-            out[families.pop()] = Figure.measured(ratio, "x", source, spread=SPREAD)
+            out[families.pop()] = perplexity_ratio(point, found, str(run))
     return out, inputs.task
 
 
 SPREAD = 0.01
-"""Relative half-width given to a measured ratio: PyTorch's and the engine's differ by under 1 %."""
+"""Relative half-width for the difference between PyTorch and the engine: it is under 1 %."""
+
+
+def perplexity_ratio(point: MeasuredPlan, found: SearchResult, where: str) -> Figure:
+    """Perplexity of a plan over the original's on held-out text.
+
+    The interval is a bootstrap over the sequences, both models paired, and the difference of the engine in
+    quadrature; a search of an earlier version left no samples, its interval is the engine's alone.
+    """
+    from profiles.provenance import Figure, Provenance
+    from tuners.evaluate_schema import bootstrap
+
+    quality = point.quality
+    source = f"{where}: {point.label}, {quality.tokens:,} held-out tokens"
+    ratio = quality.perplexity / found.perplexity_original
+    low = high = 0.0
+    if quality.sequence_nll and len(quality.sequence_nll) == len(found.original_sequence_nll):
+        pairs = zip(quality.sequence_nll, found.original_sequence_nll, strict=True)
+        mean, below, above = bootstrap([q - o for q, o in pairs], quality.sequence_tokens)
+        low, high = ratio * (1 - math.exp(below - mean)), ratio * (math.exp(above - mean) - 1)
+    return Figure(
+        value=ratio,
+        low=ratio - math.hypot(low, ratio * SPREAD),
+        high=ratio + math.hypot(high, ratio * SPREAD),
+        unit="x",
+        provenance=Provenance.MEASURED,
+        source=source,
+    )
 
 
 def _show(found: Recommendation) -> None:
@@ -145,6 +171,10 @@ def _show(found: Recommendation) -> None:
             )
         for note in choice.notes:
             out.print(f"     note: {note}", markup=False)
+    if found.decisions:
+        out.print("\nWhat decided", markup=False)
+    for made in found.decisions:
+        out.print(f"  {made.sentence}", markup=False)
     out.print("\nWhat lower precision costs this task, prior into posterior", markup=False)
     for belief in found.beliefs:
         out.print(f"  {belief.sentence}", markup=False)

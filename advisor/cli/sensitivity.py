@@ -10,6 +10,7 @@ from advisor.cli.options import Count, Formats, Gpu, Json, Offline, Quiet
 
 if TYPE_CHECKING:
     from profiles.models.schema import ModelProfile
+    from profiles.provenance import Figure
     from profiles.tasks import TaskProfile
     from tuners.plan import Unit
     from tuners.sensitivity.task_schema import TaskSensitivity, TasksResult, TasksSpec
@@ -173,7 +174,7 @@ def show(found: TasksResult, profiles: tuple[TaskProfile, ...]) -> None:
             out.print(f"  {belief.sentence}", markup=False)
         stop = measured.stopped
         out.print(
-            f"samples: {stop.sequences} sequences, {stop.tokens:,} counted tokens, {stop.items} items "
+            f"samples: {stop.sequences} sequence(s), {stop.tokens:,} counted tokens, {stop.items} item(s) "
             f"scored, {stop.skipped} skipped, {duration(measured.seconds)}; stopped: {stop.why}",
             markup=False,
         )
@@ -198,24 +199,33 @@ def _show_uniform(measured: TaskSensitivity, profile: TaskProfile) -> None:
     original = (
         ""
         if score is None
-        else (f"; the original scores {score.value:.3f} ({score.low:.3f} to {score.high:.3f}, {known})")
+        else f"; the original scores {score.value:.2f} ({score.low:.2f} to {score.high:.2f}, {known})"
     )
     rows = table(
-        f"\n{profile.name}: {profile.title}{original}\nmeasured on the counted tokens, 95 % intervals",
-        ["uniform", "KL", "same top token", "perplexity x", "floor", "score change"],
-        right=(1, 2, 3, 5),
+        f"\n{profile.name}: {profile.title}{original}\nmeasured on the counted tokens, 95 % intervals; "
+        f"quality floor {profile.quality_floor_ppl_ratio:g} x perplexity",
+        ["uniform", "KL", "same top token", "perplexity x", "floor", "score", "change, paired"],
+        right=(1, 2, 3, 5, 6),
     )
+    few = measured.stopped.sequences < 2
     for row in measured.uniform:
-        change, ratio = row.score_change, row.perplexity_ratio
+        change, scored = row.score_change, row.score
         rows.add_row(
             row.family,
-            f"{row.kl.value:.4f} ({row.kl.low:.4f}-{row.kl.high:.4f})",
-            f"{row.top1.value:.1%}",
-            f"{ratio.value:.3f} ({ratio.low:.3f}-{ratio.high:.3f})",
-            f"{row.verdict} {profile.quality_floor_ppl_ratio:g}",
-            "-" if change is None else f"{change.value:+.3f} ({change.low:+.3f} to {change.high:+.3f})",
+            _span(row.kl, "{:.4f}", few=few),
+            _span(row.top1, "{:.0%}", few=few),
+            _span(row.perplexity_ratio, "{:.3f}", few=few),
+            row.verdict,
+            "-" if scored is None else f"{scored.value:.2f}",
+            "-" if change is None else f"{change.value:+.2f} ({change.low:+.2f} to {change.high:+.2f})",
         )
     console().print(rows)
+
+
+def _span(figure: Figure, form: str, *, few: bool) -> str:
+    """A value with its interval; a single sample has none."""
+    value, low, high = (form.format(x) for x in (figure.value, figure.low, figure.high))
+    return f"{value} (1 sample)" if few else f"{value} ({low}-{high})"
 
 
 def unit_map(measured: TaskSensitivity) -> dict[tuple[str, str], float]:
@@ -268,13 +278,15 @@ def _show_crossings(found: TasksResult) -> None:
         )
     rows = table(
         f"\nplans at {found.budget_bits:.2f} bits per weight on selection text that neither has seen",
-        ["plan for", "measured on", "KL", "against its own plan", ""],
-        right=(2,),
+        ["plan for", "measured on", "KL", "cost against its own plan, 95 %", "", ""],
+        right=(2, 4),
     )
     for cross in found.crossings:
         against = f"{cross.difference:+.4f} ({cross.low:+.4f} to {cross.high:+.4f})"
         own = cross.verdict == "own plan"
+        share = f"{cross.difference / max(cross.own_kl, 1e-12):+.0%}"
         rows.add_row(
-            cross.plan_for, cross.measured_on, f"{cross.kl:.4f}", "" if own else against, cross.verdict
-        )
+            cross.plan_for, cross.measured_on, f"{cross.kl:.4f}", "" if own else against,
+            "" if own else share, cross.verdict,
+        )  # fmt: skip
     out.print(rows)

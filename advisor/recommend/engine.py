@@ -9,7 +9,9 @@ from advisor.recommend.rulebook import RuleBook, selects
 from advisor.recommend.schema import (
     Condition,
     Conflict,
+    Decision,
     Dropped,
+    Family,
     HardwareClass,
     KvRule,
     Option,
@@ -20,7 +22,7 @@ from advisor.recommend.schema import (
 from profiles.provenance import Contract
 from profiles.tasks import Sensitivity
 
-FAMILY_BITS = {"16-bit": 16, "int8": 8, "fp8": 8, "int4": 4, "fp4": 4}
+FAMILY_BITS: dict[Family, int] = {"16-bit": 16, "int8": 8, "fp8": 8, "int4": 4, "fp4": 4}
 
 
 class Situation(Contract):
@@ -93,6 +95,40 @@ def order(options: Iterable[Candidate], fired: Sequence[Rule], book: RuleBook) -
     return sorted(options, key=key)
 
 
+BASIS_WORDS = {"measured": "a measurement", "kernel": "the engine's kernels", "prior": "a prior"}
+
+
+def decisions(options: Sequence[Candidate], fired: Sequence[Rule]) -> list[Decision]:
+    """What decided between the first option and the best one of each other family, in their final order."""
+    first = options[0].option
+    best: dict[str, Option] = {}
+    for candidate in options:
+        best.setdefault(candidate.option.family, candidate.option)
+    return [_decision(first, other, fired) for family, other in best.items() if family != first.family]
+
+
+def _decision(first: Option, other: Option, fired: Sequence[Rule]) -> Decision:
+    rule = next((r for r in fired if penalty(r, first) < penalty(r, other)), None)
+    if rule is None:
+        basis, said = "order", "no rule but the order of engine, native arithmetic, then fewer bits"
+    else:
+        basis = _basis(rule)
+        said = f"{BASIS_WORDS[basis]}, {rule.id}: {rule.says} ({rule.source})"
+    return Decision.model_validate(
+        {
+            "first": first.id,
+            "over": other.id,
+            "rule": "order" if rule is None else rule.id,
+            "basis": basis,
+            "sentence": f"{first.title} before {other.title} by {said}",
+        }
+    )
+
+
+def _basis(rule: Rule) -> str:
+    return rule.tier if rule.tier in ("measured", "kernel") else "prior"
+
+
 def reasons(candidate: Candidate, fired: Sequence[Rule]) -> list[Reason]:
     """What each fired rule says about the option."""
     found = []
@@ -105,10 +141,15 @@ def reasons(candidate: Candidate, fired: Sequence[Rule]) -> list[Reason]:
             stance = "for"
         else:
             stance = "against" if place >= worst else "neutral"
-        basis = rule.tier if rule.tier in ("measured", "kernel") else "prior"
         found.append(
             Reason.model_validate(
-                {"rule": rule.id, "stance": stance, "text": rule.says, "source": rule.source, "basis": basis}
+                {
+                    "rule": rule.id,
+                    "stance": stance,
+                    "text": rule.says,
+                    "source": rule.source,
+                    "basis": _basis(rule),
+                }
             )
         )
     return found

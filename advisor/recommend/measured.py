@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from advisor.recommend.engine import FAMILY_BITS
 from advisor.recommend.schema import Conflict, Family, Rule
 from profiles.provenance import Figure
 from profiles.tasks import TaskProfile
@@ -20,22 +21,34 @@ def verdict(ratio: Figure, floor: float) -> Verdict:
 
 
 def measured_rules(task: TaskProfile, measured: Mapping[Family, Figure]) -> list[Rule]:
-    """One rule for each family that was measured; a family that fails is avoided before all else."""
+    """One rule for each family that was measured; a family that fails is avoided before all else, and with it
+    those that nobody measured and that can hardly do better: fewer bits, or FP4 beside INT4."""
     rules = []
     for family, ratio in measured.items():
         floor = task.quality_floor_ppl_ratio
         outcome = verdict(ratio, floor)
+        alike = _no_better(family, measured) if outcome == "fails" else ()
+        also = f"; {' and '.join(alike)}, not measured, can hardly do better" if alike else ""
         rules.append(
             Rule(
                 id=f"measured-{family}",
                 tier="measured",
-                avoid=(family,) if outcome == "fails" else (),
+                avoid=(family, *alike) if outcome == "fails" else (),
                 says=f"{family} measured at {ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f}) times "
-                f"the original's perplexity: it {_words(outcome)} the floor of {floor:g}",
+                f"the original's perplexity: it {_words(outcome)} the floor of {floor:g}{also}",
                 source=ratio.source,
             )
         )
     return rules
+
+
+def _no_better(family: Family, measured: Mapping[Family, Figure]) -> tuple[Family, ...]:
+    bits = FAMILY_BITS[family]
+    return tuple(
+        other
+        for other, fewer in FAMILY_BITS.items()
+        if other not in measured and (fewer < bits or (family == "int4" and other == "fp4"))
+    )
 
 
 def _words(outcome: Verdict) -> str:

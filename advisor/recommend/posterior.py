@@ -60,11 +60,10 @@ def _belief(family: FamilyName, task: TaskProfile, found: TaskSensitivity | None
     value, error, where = seen
     weight = deviation**2 / (deviation**2 + error**2)  # of the measurement: precision-weighted normal means
     combined = weight * value + (1 - weight) * mean
-    posterior = _figure(
-        combined, math.sqrt(weight) * error, Provenance.MEASURED, f"prior ({source}) and {where}"
-    )
-    measured = _figure(value, error, Provenance.MEASURED, where)
     decided: Literal["prior", "measured"] = "measured" if weight >= 0.5 else "prior"
+    known = Provenance.MEASURED if decided == "measured" else Provenance.ESTIMATED
+    posterior = _figure(combined, math.sqrt(weight) * error, known, f"prior ({source}) and {where}")
+    measured = _figure(value, error, Provenance.MEASURED, where)
     winner = "the measurement decided" if decided == "measured" else "the prior decided"
     return Belief(
         family=family, prior=prior, measured=measured, posterior=posterior, decided_by=decided,

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 from advisor.recommend.availability import Candidate, candidates
 from advisor.recommend.capacity import does_not_fit, facts_of, weights_bytes
-from advisor.recommend.engine import Situation, conflicts, fire, kv_choice, order, reasons, slow_kernel_rule
+from advisor.recommend.engine import (
+    Situation,
+    conflicts,
+    decisions,
+    fire,
+    kv_choice,
+    order,
+    reasons,
+    slow_kernel_rule,
+)
 from advisor.recommend.hardware_class import hardware_classes
 from advisor.recommend.measured import measured_rules, override_priors
 from advisor.recommend.posterior import beliefs
@@ -110,6 +119,7 @@ def recommend(
         fired=tuple(fired),
         conflicts=(*settled, *conflicts(ranked, dropped, fired, book)),
         notes=_notes(profile, facts, fired, ranked[0], situation, seen, book, hardware),
+        decisions=tuple(decisions(ranked, fired)),
         beliefs=beliefs(profile, sensitivity),
     )
 

@@ -139,6 +139,17 @@ class Choice(Contract):
     notes: tuple[str, ...] = ()
 
 
+class Decision(Contract):
+    """What put the first choice before the best one of another precision (`over`): the strongest rule that
+    tells them apart. `basis` says whether that rule is a measurement or a prior; `order`: no rule does."""
+
+    first: str
+    over: str
+    rule: str
+    basis: Literal["prior", "measured", "kernel", "order"]
+    sentence: str
+
+
 class Recommendation(Contract):
     """The framework's answer: ordered choices, what was dropped, which rules fired and clashed."""
 
@@ -155,6 +166,7 @@ class Recommendation(Contract):
     fired: tuple[Rule, ...]  # strongest first
     conflicts: tuple[Conflict, ...]
     notes: tuple[str, ...]
+    decisions: tuple[Decision, ...] = ()  # one for each other precision, best first
     beliefs: tuple[Belief, ...] = ()  # loss of each uniform format: prior, measured, combined
 
     @property

@@ -16,6 +16,17 @@ import time
 
 PASSED = "passed every check"
 
+REFUSED = (
+    "socket.", "subprocess.", "shutil.", "tempfile.", "urllib.", "http.", "ftplib.", "smtplib.", "sqlite3.",
+    "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.startfile", "os.kill", "pty.",
+    "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod",
+    "os.chown", "os.chflags", "os.utime", "os.setxattr", "os.removexattr", "os.chdir",
+)  # fmt: skip
+"""Beginnings of the names of Python's audit events that a program may not raise: network, processes, and
+every change of the file system. Reading is left to the folders of Python itself, for `import`."""
+
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
 
 def main() -> None:
     """One reason for each program, empty when it passed."""
@@ -34,6 +45,7 @@ def attempt(program: str, seconds: int, memory_bytes: int) -> str:
         try:
             os.setsid()
             limit(seconds, memory_bytes)
+            sys.addaudithook(refuse)
             reason = check(program) or PASSED
         except BaseException as exc:
             reason = f"{type(exc).__name__}: {exc}"[:200]
@@ -69,7 +81,10 @@ def outcome(pid: int, read_fd: int, patience: float) -> str:
 
 
 def limit(seconds: int, memory_bytes: int) -> None:
-    """Processor time, memory, no files of any size, no core; output and input go nowhere."""
+    """Processor time, memory, no files of any size, no core; output and input go nowhere.
+
+    The kernel exempts root from the number of processes: forks are refused by the audit hook as well.
+    """
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
@@ -78,6 +93,24 @@ def limit(seconds: int, memory_bytes: int) -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(nowhere, fd)
+
+
+def refuse(event: str, args: tuple[object, ...]) -> None:
+    """An audit hook, which cannot be taken out again.
+
+    Raises:
+        PermissionError: the event is refused.
+    """
+    if event.startswith(REFUSED) or (event == "open" and not readable(*args)):
+        raise PermissionError(f"not allowed here: {event}")
+
+
+def readable(path: object, _mode: object, flags: object) -> bool:
+    """Whether a file of Python's own is opened for reading."""
+    if not isinstance(path, (str, bytes)) or (isinstance(flags, int) and flags & WRITING):
+        return False
+    real = os.path.realpath(os.fsdecode(path))
+    return real.startswith(tuple(os.path.realpath(root) + os.sep for root in {sys.prefix, sys.base_prefix}))
 
 
 def check(program: str) -> str:

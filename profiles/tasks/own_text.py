@@ -109,7 +109,7 @@ def read_own_text(path: Path) -> OwnText:
 
 def _refuse_binary(path: Path, head: bytes) -> None:
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        _wrong_encoding(path, 1, "a UTF-16 byte order mark")
+        _wrong_encoding(path, 1, "a UTF-16 byte order mark", likely="UTF-16")
     if b"\0" in head:
         raise UsageError(
             "this is a binary file, not text", where=str(path), allowed="UTF-8 text: " + " ".join(SUFFIXES)
@@ -135,13 +135,15 @@ def _lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, str | None]]:
         yield number, line.rstrip("\r\n")
 
 
-def _wrong_encoding(path: Path, line: int, got: str, cause: Exception | None = None) -> NoReturn:
+def _wrong_encoding(
+    path: Path, line: int, got: str, cause: Exception | None = None, *, likely: str = "LATIN1"
+) -> NoReturn:
     raise UsageError(
         "the task text is not UTF-8",
         where=f"{path}:{line}",
         got=got,
         allowed="UTF-8",
-        next_step=f"iconv -f LATIN1 -t UTF-8 {path.name} > utf8{path.suffix}  (name the real encoding)",
+        next_step=f"iconv -f {likely} -t UTF-8 {path.name} > utf8{path.suffix}  (name the real encoding)",
     ) from cause
 
 

@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from profiles.tasks.limited import run_programs
+from profiles.tasks.limited import RUNNER_FAILED, run_programs
 from profiles.tasks.schema import EvaluationItem, ScorerName
 
 FINAL = re.compile(r"the answer is[:\s]*", re.IGNORECASE)
@@ -31,7 +31,9 @@ def score_answers(items: Sequence[EvaluationItem], answers: Sequence[str]) -> li
     out: list[float | None] = []
     for i, (item, text) in enumerate(_pairs(items, answers)):
         if item.scorer == "run":
-            out.append(float(ran[i] is None) if i in ran else None)
+            why = ran[i]
+            failed = why is not None and why.startswith(RUNNER_FAILED)
+            out.append(None if failed else float(why is None))
             continue
         try:
             out.append(SCORERS[item.scorer](item, text))
@@ -53,9 +55,14 @@ def program(item: EvaluationItem, answer: str) -> str | None:
 
 
 def exact(item: EvaluationItem, answer: str) -> float:
-    """1 when the answer, or its beginning up to a word's end, is the reference."""
+    """1 when the answer, or its beginning up to a word's end, is the reference; a reference without words
+    (":-)", "+") is compared as it is written."""
     said, wanted = _words(answer), _words(item.answer)
-    return float(bool(wanted) and said[: len(wanted)] == wanted)
+    if not wanted:
+        said, wanted = answer.split(), item.answer.split()
+    if not wanted:
+        raise ValueError("the reference is empty")
+    return float(said[: len(wanted)] == wanted)
 
 
 def final_answer(item: EvaluationItem, answer: str) -> float:

@@ -59,6 +59,24 @@ def test_a_measurement_beats_the_prior(cli_json: CliJson, tiny: Path, searched: 
     assert any(r["basis"] == "measured" for r in after["choices"][0]["reasons"])
 
 
+def test_the_ratio_s_interval_is_of_its_sequences(searched: Path) -> None:
+    from advisor.cli.recommend import SPREAD, perplexity_ratio
+    from advisor.pipeline.search import load_search
+
+    found = load_search(Workspace.read_only(searched))
+    bare = perplexity_ratio(found.held_out[0], found, "run")
+    assert bare.high == pytest.approx(1.3 * (1 + SPREAD))
+    noisy = [0.0, 0.5] * 8  # nats per token above the original's, sequence by sequence
+    quality = found.held_out[0].quality.model_copy(
+        update={"sequence_nll": tuple(2.0 + x for x in noisy), "sequence_tokens": (9,) * 16}
+    )
+    found = found.model_copy(update={"original_sequence_nll": (2.0,) * 16})
+    wide = perplexity_ratio(found.held_out[0].model_copy(update={"quality": quality}), found, "run")
+    assert wide.low < 1.2
+    assert wide.high > 1.4
+    assert wide.low < wide.value < wide.high
+
+
 def test_measurements_of_another_task_are_refused(cli: Cli, tiny: Path, searched: Path) -> None:
     code, out, err = cli("recommend", tiny, "--run", searched, "--task", "math", "--gpu", "rtx-4090")
     assert (code, out) == (2, "")

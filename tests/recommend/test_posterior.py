@@ -6,6 +6,7 @@ import pytest
 
 from advisor.recommend import recommend
 from advisor.recommend.posterior import beliefs, prior_of
+from advisor.recommend.schema import Decision, Recommendation
 from profiles.provenance import Figure, Provenance
 from profiles.tasks import load_task
 from tuners.sensitivity.task_schema import Stopped, TaskSensitivity, UniformLoss
@@ -94,3 +95,31 @@ def test_recommend_uses_the_profile_and_shows_the_beliefs() -> None:
     assert after.measured["int4"].value == pytest.approx(1.005)
     assert any(c.winner == "measured-int4" for c in after.conflicts)
     assert after.best.option.family == "int4"
+
+
+def test_the_recommendation_says_whether_a_prior_or_a_measurement_decided() -> None:
+    def over(found: Recommendation, family: str) -> Decision:
+        of = {c.option.id: c.option.family for c in found.choices}
+        return next(d for d in found.decisions if of[d.over] == family)
+
+    before = over(recommend("code", use="cost-optimized"), "int4")
+    assert (before.basis, before.rule) == ("prior", "task-high")
+    failed = recommend("generic", use="cost-optimized", sensitivity=measured("generic", ratio=1.5))
+    assert {d.basis for d in failed.decisions} == {"measured"}
+    assert failed.best.option.family == "16-bit"
+    assert "by a measurement, measured-" in failed.decisions[0].sentence
+
+
+def test_what_fails_takes_unmeasured_formats_of_fewer_bits_with_it() -> None:
+    found = recommend("generic", use="cost-optimized", measured={"int8": figure(1.5, 0.01)})
+    families = [c.option.family for c in found.choices]
+    assert found.best.option.family in ("fp8", "16-bit")  # as many bits, another arithmetic: still open
+    assert {"int8", "int4", "fp4"} == set(families[-sum(f in ("int8", "int4", "fp4") for f in families) :])
+    rule = next(r for r in found.fired if r.id == "measured-int8")
+    assert "not measured" in rule.says
+
+
+def test_the_posterior_is_known_by_what_decided() -> None:
+    sharp, vague = (beliefs(load_task("code"), measured("code", half=h))[0] for h in (0.01, 0.4))
+    assert sharp.posterior.provenance is Provenance.MEASURED
+    assert vague.posterior.provenance is Provenance.ESTIMATED

@@ -130,6 +130,13 @@ def test_bad_line_is_named_by_number(tmp_path: Path) -> None:
     assert caught.value.where == f"{path}:3"
 
 
+def test_the_advice_names_the_encoding_that_was_found(tmp_path: Path) -> None:
+    for content, name in (("ä\n\nb\n\nc".encode("utf-16"), "UTF-16"), (b"caf\xe9\n\nb\n\nc", "LATIN1")):
+        with pytest.raises(UsageError) as caught:
+            load_task(write(tmp_path, "own.txt", content))
+        assert f"iconv -f {name}" in (caught.value.next_step or "")
+
+
 def test_directory_and_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="directory"):
         load_task(tmp_path)

@@ -168,6 +168,18 @@ def test_compare_finds_no_difference_in_equal_logits() -> None:
     assert [x.top1 for x in losses] == [1.0, 1.0]
 
 
+def test_sequences_weigh_as_many_tokens_as_they_count() -> None:
+    mean, low, high = paired_difference([1.0, 3.0], [0.0, 0.0], [30, 10])
+    assert mean == pytest.approx(1.5)
+    assert (low, high) == (1.0, 3.0)
+    table = SensitivityTable(
+        cells=(Cell(unit="a", format="W8A8", sequence_kl=(1.0, 3.0)),),
+        sequence_tokens=(30, 10), tokens=40, seconds=1, naive_forwards=1, suffix_forwards=1,
+    )  # fmt: skip
+    assert table.scores("kl")["a"]["W8A8"] == pytest.approx(1.5)
+    assert table.scores("kl", [1, 1])["a"]["W8A8"] == pytest.approx(3.0)
+
+
 def test_paired_difference_covers_zero_for_equal_samples() -> None:
     mean, low, high = paired_difference([1.0, 2.0, 3.0], [1.1, 1.9, 3.0])
     assert low <= mean <= high

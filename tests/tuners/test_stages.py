@@ -132,10 +132,10 @@ def test_a_storage_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
 
 def test_a_plan_replaces_the_exact_solution_only_beyond_the_paired_interval() -> None:
     def measured(name: str, losses: list[float]) -> MeasuredPlan:
-        rows = [SequenceLoss(kl=x, nll=1.0, top1=1.0) for x in losses]
+        rows = [SequenceLoss(kl=x, nll=1.0, top1=1.0, tokens=2) for x in losses]
         plan = PrecisionPlan(formats={"u": name}, label=name)
         return MeasuredPlan(
-            label=name, plan=plan, unit_bytes=1, bits_per_weight=4.0, quality=Quality.of("select", rows, 16)
+            label=name, plan=plan, unit_bytes=1, bits_per_weight=4.0, quality=Quality.of("select", rows)
         )
 
     base = measured("W8A8", [0.10, 0.12, 0.09, 0.11, 0.10, 0.12, 0.09, 0.11])

@@ -155,6 +155,49 @@ def test_the_evaluator_stores_and_compares_counted_positions(
     assert dense.quality(formats).kl != pytest.approx(quality.kl, rel=1e-3)
 
 
+def test_search_and_engine_mean_the_same_by_their_numbers(
+    host: ModelHost, store: VariantStore, tmp_path: Path
+) -> None:
+    """Uneven sequences, all of the vocabulary as the engine's top tokens: perplexity, KL and top-1 agree."""
+    from tuners.validate.distributions import TopK, top1_agreement, truncated_kl
+
+    found = task_sequences(host, task("t", 1), "evaluate", seq_len=84, max_sequences=4)
+    assert found.weights is not None
+    found.weights[0, :70] = 0  # 11 tokens of this sequence count, 22 of the others
+    formats = uniform(host.units.values(), "int4").formats
+    quality = Evaluator(host, store, found.ids, tmp_path, "evaluate", weights=found.weights).quality(formats)
+    assert quality.sequence_tokens == (11, 22, 22, 22)
+
+    def engine(logits: torch.Tensor) -> TopK:
+        logp = torch.log_softmax(logits, -1)[:, :-1]
+        best, ids = logp.sort(-1, descending=True)
+        target = logp.gather(-1, found.ids[:, 1:, None])
+        flat = [x.flatten(0, 1).numpy() for x in (target, ids, best)]
+        counted = (found.weights[:, :-1] > 0).flatten().tolist()  # type: ignore[index]
+        return TopK(flat[0][:, 0], flat[1].astype(np.int32), flat[2], "same").only(counted)
+
+    reference = engine(host.logits(found.ids))
+    with store.installed(formats):
+        served = engine(host.logits(found.ids))
+    assert quality.tokens == len(served.target_logprobs) == 77
+    assert quality.perplexity == pytest.approx(served.perplexity, rel=1e-4)
+    assert quality.kl == pytest.approx(truncated_kl(reference, served), rel=1e-3)
+    assert quality.top1 == pytest.approx(top1_agreement(reference, served))
+    by_sequence = math.exp(float(np.mean(quality.sequence_nll)))
+    assert abs(by_sequence - quality.perplexity) > 1e-3  # what is not meant
+
+
+def test_the_last_position_predicts_nothing_and_does_not_count(host: ModelHost) -> None:
+    ids = host.tokenise(sentences(8, 3), seq_len=32, max_sequences=2)
+    reference = torch.log_softmax(host.logits(ids), -1)
+    changed = host.logits(ids)
+    changed[:, -1] += torch.linspace(0, 9, changed.shape[-1])
+    for weights in (None, torch.ones(ids.shape)):
+        for loss in compare(changed, reference, ids, weights):
+            assert loss.kl == pytest.approx(0, abs=1e-6)
+            assert (loss.top1, loss.tokens) == (1.0, 31)
+
+
 def test_second_order_loss_is_near_the_measured_one(host: ModelHost, store: VariantStore) -> None:
     found = task_sequences(host, task("t", 1), "search", seq_len=84, max_sequences=6)
     assert found.weights is not None
@@ -192,8 +235,8 @@ def test_scoring_counts_what_the_model_writes(host: ModelHost) -> None:
     ]
     found = scoring.score_items(host, items, 256)
     assert found[:4] == [1.0, 0.0, 1.0, 0.0]
-    assert found[4:7] == [None, None, None]
-    assert found[7] is not None
+    assert found[4:7] == [scoring.Skipped.TOO_LONG, scoring.Skipped.FAILED, scoring.Skipped.FAILED]
+    assert isinstance(found[7], float)
     assert 0.2 < found[7] < 1
 
 
@@ -222,15 +265,15 @@ def samples(units: list[Unit], noise: float, count: int) -> dict[tuple[str, str]
 def test_a_clear_order_is_decided_by_few_samples_and_a_noisy_one_is_not(units: list[Unit]) -> None:
     budget = sum(u.bytes_as("W4A16_G128") for u in units[:3]) + sum(u.bytes_as("W8A8") for u in units[3:])
     ask = {"tolerance": 0.03, "bootstraps": 40, "seed": 0}
-    plan, sure = stopping.plan_certainty(units, samples(units, 0.01, 4), budget, **ask)  # type: ignore[arg-type]
+    plan, sure = stopping.plan_certainty(units, samples(units, 0.01, 4), (9,) * 4, budget, **ask)  # type: ignore[arg-type]
     assert [plan[u.name] for u in units] == ["W4A16_G128"] * 3 + ["W8A8"] * 3
     assert sure == 1.0
-    _, unsure = stopping.plan_certainty(units, samples(units, 2.5, 4), budget, **ask)  # type: ignore[arg-type]
+    _, unsure = stopping.plan_certainty(units, samples(units, 2.5, 4), (9,) * 4, budget, **ask)  # type: ignore[arg-type]
     assert unsure < 0.9
 
 
 def test_the_greedy_plan_is_within_a_step_of_the_exact_one(units: list[Unit]) -> None:
-    scores = stopping.table(samples(units, 1.0, 3))
+    scores = stopping.table(samples(units, 1.0, 3), (9,) * 3)
     smallest = sum(u.bytes_as("W4A16_G128") for u in units)
     largest = sum(u.bytes_as("BF16") for u in units)
     for budget in np.linspace(smallest, largest, 25).astype(int):
@@ -351,7 +394,8 @@ def test_items_beyond_the_context_are_counted(
     )
     found = run(job, lambda e: None).tasks[0]
     assert found.stopped.skipped == 2
-    assert any(note.startswith("2 items skipped") for note in found.notes)
+    assert "1 item(s) skipped longer than the model's context" in found.notes
+    assert "1 item(s) skipped whose scorer failed" in found.notes
 
 
 def _family(fmt: str) -> str:
@@ -414,6 +458,20 @@ def test_what_is_concluded() -> None:
     assert conclude(pair, ranks, [cross(0.001, 0.002)]).startswith("these tasks do not need")  # type: ignore[arg-type]
     assert "do not rule one out" in conclude(pair, ranks, [cross(0.001, 0.02)])  # type: ignore[arg-type]
     assert conclude(pair[:1], [], []).startswith("one task")  # type: ignore[arg-type]
+    scant = cross(0.02, 0.01).model_copy(update={"verdict": "too little text"})
+    assert "cannot be told" in conclude(pair, ranks, [scant])  # type: ignore[arg-type]
+    assert "do not rule one out" in conclude(pair, ranks, [scant, cross(0.001, 0.002)])  # type: ignore[arg-type]
+
+
+def test_too_little_selection_text_decides_nothing(
+    tiny_model_dir: Path, tiny_units: list[Unit], tmp_path: Path
+) -> None:
+    job = spec(tiny_model_dir, tiny_units, tmp_path, task("a", 1, items=()), task("b", 30, items=()))
+    settings = job.settings.model_copy(update={"cross_sequences": 3, "most_chunks": 2, "exact_cells": 0})
+    found = run(job.model_copy(update={"settings": settings}), lambda e: None)
+    assert {c.verdict for c in found.crossings} <= {"own plan", "too little text", "no measurable difference"}
+    if found.tasks[0].plan != found.tasks[1].plan:
+        assert "cannot be told" in found.conclusion
 
 
 def test_intervals_pass_through_a_function() -> None:

@@ -92,7 +92,7 @@ def split_sequences(
     skipped = 0
     for text, start in zip(texts, starts, strict=True):
         item = encode_item(host, text, start)
-        if len(item[0]) > seq_len:
+        if not 1 < len(item[0]) <= seq_len:  # a lone token predicts nothing
             skipped += 1
             continue
         place = next((i for i, free in enumerate(room) if free >= len(item[0])), None)

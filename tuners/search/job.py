@@ -44,7 +44,7 @@ def run(spec: SearchSpec, emit: Emit) -> SearchResult:
     reporter = Reporter(setup, table, emit)
     best = reporter.choose(search)
     front = reporter.front(search, best)
-    held_out, original_ppl = reporter.held_out(best)
+    held_out, original = reporter.held_out(best)
     trials, pruned, measured = search.counts()
     cheap = (FISHER, GDY2, MSE)
     exact_cells = len(table.cells) if table.exact_cells is None else table.exact_cells
@@ -53,7 +53,8 @@ def run(spec: SearchSpec, emit: Emit) -> SearchResult:
         held_out=held_out,
         front=front.points,
         comparisons=reporter.comparisons(held_out),
-        perplexity_original=original_ppl,
+        perplexity_original=original.perplexity,
+        original_sequence_nll=original.sequence_nll,
         budget_bytes=spec.budget_bytes,
         fixed_bytes=spec.fixed_bytes,
         trials=trials,

@@ -126,15 +126,13 @@ class Reporter:
             largest_bytes=sum(u.bytes_as("BF16") for u in self.units),
         )
 
-    def held_out(self, best: MeasuredPlan) -> tuple[tuple[MeasuredPlan, ...], float]:
-        """The plan, the exact solution and the uniform schemes on text that chose nothing."""
+    def held_out(self, best: MeasuredPlan) -> tuple[tuple[MeasuredPlan, ...], Quality]:
+        """On text that chose nothing: the plan, the exact solution, the uniform schemes; and the original."""
         base = self.exact(self.table.signals()[0], self.setup.spec.budget_bytes)
         exact = base.model_copy(update={"label": "exact additive"})
         original = self.setup.evaluate.quality({u.name: "BF16" for u in self.units})
         plans = [best.plan, exact, *self.uniforms()]
-        return tuple(
-            self._stage("evaluate", "held-out text", plans, self.setup.evaluate)
-        ), original.perplexity
+        return tuple(self._stage("evaluate", "held-out text", plans, self.setup.evaluate)), original
 
     def comparisons(self, held_out: Sequence[MeasuredPlan]) -> tuple[Comparison, ...]:
         """Best against each other plan, paired over the held-out sequences."""
@@ -142,7 +140,10 @@ class Reporter:
         out = []
         for other in held_out[1:]:
             mean, low, high = paired_difference(
-                best.quality.sequence_kl, other.quality.sequence_kl, seed=self.setup.settings.seed
+                best.quality.sequence_kl,
+                other.quality.sequence_kl,
+                best.quality.sequence_tokens,
+                seed=self.setup.settings.seed,
             )
             verdict = "better" if high < 0 else "worse" if low > 0 else "no measurable difference"
             if best.plan.key == other.plan.key:
@@ -163,5 +164,6 @@ def preferred(best: MeasuredPlan, base: MeasuredPlan, seed: int) -> MeasuredPlan
     """`best` when it beats `base` beyond the paired 95 % interval over the sequences, else `base`."""
     if best.plan.key == base.plan.key:
         return base
-    _, _, high = paired_difference(best.quality.sequence_kl, base.quality.sequence_kl, seed=seed)
+    ours, tokens = best.quality.sequence_kl, best.quality.sequence_tokens
+    _, _, high = paired_difference(ours, base.quality.sequence_kl, tokens, seed=seed)
     return best if high < 0 else base

@@ -112,6 +112,7 @@ class SearchResult(Contract):
     front: tuple[MeasuredPlan, ...]
     comparisons: tuple[Comparison, ...]
     perplexity_original: float
+    original_sequence_nll: tuple[float, ...] = ()  # on the held-out sequences, nats per counted token
     budget_bytes: int
     fixed_bytes: int
     trials: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from tuners.evaluate import counted_tokens
 from tuners.events import Emit, Message, Progress
 from tuners.search.setup import Setup
 from tuners.sensitivity.fast import measure_fast
@@ -57,6 +58,7 @@ def score(setup: Setup, emit: Emit) -> SensitivityTable:
     blocks = len(host.blocks)
     table = SensitivityTable(
         cells=tuple(cells),
+        sequence_tokens=counted_tokens(ids, weights),
         tokens=int(ids.numel()),
         seconds=time.monotonic() - start,
         naive_forwards=len(wanted),

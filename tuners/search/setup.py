@@ -109,7 +109,7 @@ class Setup:
         used = self.settings
         kind = "" if self.scored.weights is None else "answers-"
         name = f"{kind}{used.sensitivity_sequences}-{used.probe_sequences}-{used.probes}-{used.seed}"
-        return self.cache / f"sensitivity-{name}.json"
+        return self.cache / f"sensitivity-tokens-{name}.json"
 
     def load_table(self) -> SensitivityTable | None:
         """The table of an earlier run when it has every cell of these units."""

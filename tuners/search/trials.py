@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from profiles.errors import UsageError
 from tuners.evaluate import Evaluator
+from tuners.evaluate_schema import token_mean
 from tuners.events import Emit, TrialFinished
 from tuners.plan import PrecisionPlan, Unit
 from tuners.search.schema import SearchSettings
@@ -87,7 +88,7 @@ class Trials:
             trial.set_user_attr(key, value)
         trial.set_constraint("bytes over the budget", used - budget_bytes)  # the decoder keeps it at most 0
         state, losses = self._measure(trial, plan)
-        kl = sum(losses) / len(losses)
+        kl = token_mean(losses, self.evaluator.sequence_tokens)
         if state == "pruned":
             study.tell(trial, state=TrialState.PRUNED)
         else:

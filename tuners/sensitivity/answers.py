@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from tuners.evaluate import counted_tokens
 from tuners.model.host import ModelHost
 from tuners.model.variants import VariantStore
 
@@ -23,7 +24,7 @@ def fisher_row(
     positions are taken as independent.
     """
     seen = _backward(host, ids, weights, rng)
-    tokens = float(len(ids) if weights is None else weights.sum())
+    tokens = float(counted_tokens(ids[None], None if weights is None else weights[None])[0])
     out: dict[tuple[str, str], float] = {}
     for unit in host.units.values():
         for fmt in unit.options:
@@ -60,7 +61,8 @@ def _backward(host: ModelHost, ids: Tensor, weights: Tensor | None, rng: torch.G
     try:
         with torch.enable_grad():
             logits = host.model(input_ids=ids[None].to(host.device), use_cache=False).logits[0].float()
-            counted = logits if weights is None else logits[(weights > 0).to(logits.device)]
+            marks = torch.ones_like(ids, dtype=torch.bool) if weights is None else weights > 0
+            counted = logits[:-1][marks[:-1].to(logits.device)]
             with torch.no_grad():
                 root = torch.softmax(counted, -1).sqrt()
                 sign = torch.randint(0, 2, root.shape, generator=rng).to(root.device) * 2.0 - 1.0

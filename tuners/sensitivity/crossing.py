@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from profiles.tasks.schema import TaskProfile
-from tuners.evaluate import paired_difference
+from tuners.evaluate import counted_tokens, paired_difference
+from tuners.evaluate_schema import token_mean
 from tuners.events import Progress
 from tuners.model.items import Sequences
 from tuners.plan import Unit
-from tuners.sensitivity.stopping import rank_correlation
+from tuners.sensitivity.stopping import LEAST_SEQUENCES, rank_correlation
 from tuners.sensitivity.task_schema import Correlation, Crossing, TaskSensitivity
 
 if TYPE_CHECKING:
@@ -49,28 +50,29 @@ def crossings(
         text = bench.sequences(task, "select", bench.set.cross_sequences)
         losses = {p.task: _kl(bench, text, p.plan) for p in profiles}
         base = losses[own.task]
+        tokens = counted_tokens(text.ids, text.weights)
         for p in profiles:
-            mean, low, high = paired_difference(losses[p.task], base, seed=bench.set.seed)
-            same = p.plan == own.plan
-            verdict = (
-                "own plan"
-                if p.task == own.task
-                else "no measurable difference"
-                if same or low <= 0 <= high
-                else "costs more"
-                if low > 0
-                else "costs less"
-            )
+            mean, low, high = paired_difference(losses[p.task], base, tokens, seed=bench.set.seed)
             found.append(
                 Crossing.model_validate(
                     {
-                        "plan_for": p.task, "measured_on": own.task, "kl": float(np.mean(losses[p.task])),
-                        "own_kl": float(np.mean(base)), "difference": mean, "low": low, "high": high,
-                        "verdict": verdict,
+                        "plan_for": p.task, "measured_on": own.task, "kl": token_mean(losses[p.task], tokens),
+                        "own_kl": token_mean(base, tokens), "difference": mean, "low": low, "high": high,
+                        "verdict": _verdict(p, own, low, high, len(tokens)),
                     }
                 )
             )  # fmt: skip
     return tuple(found)
+
+
+def _verdict(plan: TaskSensitivity, own: TaskSensitivity, low: float, high: float, sequences: int) -> str:
+    if plan.task == own.task:
+        return "own plan"
+    if plan.plan == own.plan:
+        return "no measurable difference"
+    if sequences < LEAST_SEQUENCES:
+        return "too little text"
+    return "costs more" if low > 0 else "costs less" if high < 0 else "no measurable difference"
 
 
 def _kl(bench: Bench, text: Sequences, plan: dict[str, str]) -> list[float]:
@@ -91,7 +93,9 @@ def conclude(
     """Whether these tasks need different plans, in one sentence with the numbers that say so."""
     if len(profiles) < 2:
         return "one task: name several (--task code,math) to see whether they need different plans"
-    others = [c for c in crossed if c.verdict != "own plan"]
+    others = [c for c in crossed if c.verdict not in ("own plan", "too little text")]
+    if not others:
+        return "whether these tasks need different plans cannot be told: there is too little selection text"
     costly = [c for c in others if c.verdict == "costs more" and c.difference > MATTERS * c.own_kl]
     least = min(c.rank for c in correlations)
     if costly:
@@ -101,7 +105,8 @@ def conclude(
             f"{worst.difference / worst.own_kl:+.0%} of its loss at equal bytes (95 %: {worst.low:+.4f} to "
             f"{worst.high:+.4f} nats per token)"
         )
-    sure = all(c.high <= MATTERS * c.own_kl for c in others)
+    told = len(others) == sum(c.verdict != "own plan" for c in crossed)
+    sure = told and all(c.high <= MATTERS * c.own_kl for c in others)
     worst = max(others, key=lambda c: c.difference / max(c.own_kl, 1e-12))
     said = (
         "these tasks do not need different plans at this budget"

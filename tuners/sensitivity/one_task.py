@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,14 +20,14 @@ from profiles.formats import get_format
 from profiles.provenance import Figure, Provenance
 from profiles.tasks.schema import TaskProfile
 from tuners.evaluate import compare, paired_difference
-from tuners.evaluate_schema import SequenceLoss
+from tuners.evaluate_schema import SequenceLoss, token_mean
 from tuners.events import Message, Progress
 from tuners.model.items import Sequences
 from tuners.plan import Unit
 from tuners.sensitivity import stopping
 from tuners.sensitivity.answers import fisher_row
 from tuners.sensitivity.bench import STAGE, Bench
-from tuners.sensitivity.scoring import score_items
+from tuners.sensitivity.scoring import Skipped, score_items
 from tuners.sensitivity.task_schema import FamilyName, Stopped, TaskSensitivity, UniformLoss, UnitLoss
 
 
@@ -41,7 +42,7 @@ class OneTask:
         self.samples: dict[tuple[str, str], list[float]] = {}
         self.measured: dict[str, list[SequenceLoss]] = {f: [] for f in ("original", *bench.uniforms)}
         self.scores: dict[str, list[float]] = {f: [] for f in ("original", *bench.uniforms)}
-        self.skipped_items = 0
+        self.skipped: Counter[Skipped] = Counter()
         self.exact: dict[tuple[str, str], list[float]] = {}
 
     def run(self) -> TaskSensitivity:
@@ -78,6 +79,7 @@ class OneTask:
         return stopping.plan_certainty(
             self.bench.spec.units,
             samples,
+            self.tokens,
             self.bench.spec.budget_bytes,
             tolerance=self.set.tolerance,
             bootstraps=self.set.bootstraps,
@@ -87,6 +89,11 @@ class OneTask:
     @property
     def done(self) -> int:
         return len(self.measured["original"])
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Counted tokens of each sequence that is done: what it weighs."""
+        return tuple(x.tokens for x in self.measured["original"])
 
     def say(self, text: str) -> None:
         self.bench.emit(Message(stage=STAGE, text=text))
@@ -114,21 +121,23 @@ class OneTask:
         totals: dict[str, float] = {}
         for (_, fmt), values in self.samples.items():
             family = get_format(fmt).family
-            totals[family] = totals.get(family, 0.0) + float(np.mean(values))
+            totals[family] = totals.get(family, 0.0) + token_mean(values, self.tokens)
         out = {}
         for (unit, fmt), values in self.samples.items():
             family = get_format(fmt).family
             losses = self.measured.get(family)
             scale = 1.0
             if losses and totals[family] > 0:
-                scale = max(float(np.mean([x.kl for x in losses])), 1e-12) / totals[family]
+                scale = max(token_mean([x.kl for x in losses], self.tokens), 1e-12) / totals[family]
             out[unit, fmt] = [value * scale for value in values]
         return out
 
     def ratio(self, family: str) -> tuple[float, float, float]:
         """Perplexity of the format over the original's on the counted tokens, with its interval."""
         pairs = zip(self.measured[family], self.measured["original"], strict=True)
-        return stopping.interval([f.nll - o.nll for f, o in pairs], seed=self.set.seed, of=math.exp)
+        return stopping.interval(
+            [f.nll - o.nll for f, o in pairs], self.tokens, seed=self.set.seed, of=math.exp
+        )
 
     def verdict(self, family: str) -> str:
         if self.done < stopping.LEAST_SEQUENCES:
@@ -143,18 +152,18 @@ class OneTask:
         formats = {"original": dict[str, str]()} | {f: p.formats for f, p in self.bench.uniforms.items()}
         for start in range(0, len(items), self.set.score_chunk):
             chunk = items[start : start + self.set.score_chunk]
-            found: dict[str, list[float | None]] = {}
+            found: dict[str, list[float | Skipped]] = {}
             for name, plan in formats.items():
                 with self.bench.store.installed(plan):
                     found[name] = score_items(self.bench.host, chunk, self.bench.context)
             for i in range(len(chunk)):
                 row = {name: scores[i] for name, scores in found.items()}
-                known = {name: value for name, value in row.items() if value is not None}
-                if len(known) < len(row):
-                    self.skipped_items += 1
+                failed = [value for value in row.values() if isinstance(value, Skipped)]
+                if failed:
+                    self.skipped[failed[0]] += 1
                     continue
-                for name, value in known.items():
-                    self.scores[name].append(value)
+                for name, value in row.items():
+                    self.scores[name].append(float(value))
             self.say(f"{self.task.name}: {len(self.scores['original'])} items scored")
             if self.scores_are_narrow():
                 break
@@ -167,6 +176,14 @@ class OneTask:
             return False
         changes = [self.change(f) for f in self.bench.uniforms]
         return all(c is not None and (c.high - c.low) / 2 <= self.set.score_width for c in changes)
+
+    def scored(self, name: str) -> Figure | None:
+        """Mean score of the items with the original's weights or a format's."""
+        found = self.scores[name]
+        if not found:
+            return None
+        interval = stopping.interval(found, seed=self.set.seed)
+        return _figure(*interval, "score", f"{len(found)} held-out items")
 
     def change(self, family: str) -> Figure | None:
         """Score with the format minus the original's, paired by item."""
@@ -185,8 +202,8 @@ class OneTask:
             self.measure_cells(cells, slice(first, min(first + self.step, last)))
         shares = self.apportioned()
         return stopping.rank_correlation(
-            [float(np.mean(self.exact[c])) for c in cells],
-            [float(np.mean(shares[c][: len(self.exact[c])])) for c in cells],
+            [token_mean(self.exact[c], self.tokens) for c in cells],
+            [token_mean(shares[c][: len(self.exact[c])], self.tokens) for c in cells],
         )
 
     def measure_cells(self, cells: list[tuple[str, str]], rows: slice) -> None:
@@ -225,47 +242,35 @@ class OneTask:
         for (name, fmt), values in shares.items():
             known = self.exact.get((name, fmt))
             chosen = known if known is not None else values
-            error = float(np.std(chosen, ddof=1) / math.sqrt(len(chosen))) if len(chosen) > 1 else 0.0
             cells.append(
                 UnitLoss(
                     unit=name, role=units[name].role, block=units[name].block, format=fmt,
-                    kl=float(np.mean(chosen)), error=error,
+                    kl=token_mean(chosen, self.tokens), error=standard_error(chosen, self.tokens),
                     how="measured" if known is not None else "apportioned",
                 )
             )  # fmt: skip
         lowest = lowest_formats(self.bench.spec.units)
-        counted = self.all.weights
-        tokens = (
-            self.all.ids[: self.done].numel() if counted is None else int((counted[: self.done] > 0).sum())
-        )
         notes = [note] if note else []
         if self.done < stopping.LEAST_SEQUENCES:
             notes.append(f"only {self.done} sequence(s) of text: nothing here is sure, give more items")
-        if self.skipped_items:
-            notes.append(
-                f"{self.skipped_items} items skipped: too long for the model, or their scorer failed"
-            )
+        notes += [f"{count} item(s) skipped {why}" for why, count in self.skipped.items()]
         if self.all.skipped:
-            notes.append(f"{self.all.skipped} texts skipped: longer than {self.task.seq_len} tokens")
-        original = self.scores["original"]
-        score = None
-        if original:
-            scored = stopping.interval(original, seed=self.set.seed)
-            score = _figure(*scored, "score", f"{len(original)} held-out items")
+            most = self.all.ids.shape[1]
+            notes.append(f"{self.all.skipped} text(s) skipped: longer than a sequence of {most} tokens")
         return TaskSensitivity(
             task=self.task.name,
             title=self.task.title,
             model_id=self.bench.spec.model_id,
-            original_score=score,
+            original_score=self.scored("original"),
             scorer=", ".join(sorted({i.scorer for i in self.task.items})) or "none",
             uniform=tuple(self.uniform_row(f) for f in self.bench.uniforms),
             units=tuple(cells),
             stopped=Stopped(
-                sequences=self.done, tokens=tokens, items=len(original),
-                skipped=self.skipped_items + self.all.skipped, sure=sure, why=why,
+                sequences=self.done, tokens=sum(self.tokens), items=len(self.scores["original"]),
+                skipped=self.skipped.total() + self.all.skipped, sure=sure, why=why,
             ),
             check=check,
-            reliability=stopping.half_correlation(shares, lowest),
+            reliability=stopping.half_correlation(shares, self.tokens, lowest),
             plan=plan,
             seconds=seconds,
             notes=(*self.task.notes, *notes),
@@ -274,18 +279,30 @@ class OneTask:
     def uniform_row(self, family: FamilyName) -> UniformLoss:
         losses = self.measured[family]
         where = f"{len(losses)} sequences of the task's search text"
-        kl = stopping.interval([x.kl for x in losses], seed=self.set.seed)
-        top1 = stopping.interval([x.top1 for x in losses], seed=self.set.seed)
+        kl = stopping.interval([x.kl for x in losses], self.tokens, seed=self.set.seed)
+        top1 = stopping.interval([x.top1 for x in losses], self.tokens, seed=self.set.seed)
         return UniformLoss.model_validate(
             {
                 "family": family,
                 "kl": _figure(*kl, "nats per token", where),
                 "top1": _figure(*top1, "share", where),
                 "perplexity_ratio": _figure(*self.ratio(family), "x original perplexity", where),
+                "score": self.scored(family),
                 "score_change": self.change(family),
                 "verdict": self.verdict(family),
             }
         )
+
+
+def standard_error(values: Sequence[float], tokens: Sequence[int]) -> float:
+    """Of a mean over tokens, sequences being what is drawn (linearised ratio estimator, Cochran 1977, 2.11);
+    0 for a single sequence."""
+    count = len(values)
+    if count < 2:
+        return 0.0
+    weight = np.asarray(tokens[:count], dtype=float)
+    off = weight * (np.asarray(values) - token_mean(values, tokens))
+    return float(math.sqrt(np.square(off).sum() * count / (count - 1)) / weight.sum())
 
 
 def lowest_formats(units: Sequence[Unit]) -> dict[str, str]:

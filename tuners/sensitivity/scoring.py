@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 
 import torch
 from torch import Tensor
@@ -18,24 +19,34 @@ TEXT_TOKENS = 192
 """Tokens of a text that the next-token scorer reads."""
 
 
-def score_items(host: ModelHost, items: Sequence[EvaluationItem], context: int) -> list[float | None]:
-    """A score for each item with the weights that are installed now; None where it cannot be scored.
+class Skipped(StrEnum):
+    """Why an item has no score."""
 
-    Items longer than `context` tokens, and items whose scorer fails, give None: the caller counts them.
-    """
-    out: list[float | None] = [None] * len(items)
+    TOO_LONG = "longer than the model's context"
+    FAILED = "whose scorer failed"
+
+
+def score_items(host: ModelHost, items: Sequence[EvaluationItem], context: int) -> list[float | Skipped]:
+    """A score for each item with the weights that are installed now, or why there is none: the caller
+    counts these."""
+    out: list[float | Skipped] = [Skipped.TOO_LONG] * len(items)
     written = [i for i, item in enumerate(items) if item.scorer in STOPS]
     fitting = [i for i in written if _fits(host, items[i], context)]
     if fitting:
         chosen = [items[i] for i in fitting]
         for i, score in zip(fitting, score_answers(chosen, write(host, chosen)), strict=True):
-            out[i] = score
+            out[i] = _or_failed(score)
     for i, item in enumerate(items):
         if item.scorer == "choice":
-            out[i] = score_choice(host, item) if _fits(host, item, context) else None
+            if _fits(host, item, context):
+                out[i] = _or_failed(score_choice(host, item))
         elif item.scorer == "next-token":
-            out[i] = score_text(host, item)
+            out[i] = _or_failed(score_text(host, item))
     return out
+
+
+def _or_failed(score: float | None) -> float | Skipped:
+    return Skipped.FAILED if score is None else score
 
 
 def encode(host: ModelHost, text: str) -> list[int]:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from profiles.errors import InfeasibleError
+from tuners.evaluate_schema import bootstrap
 from tuners.plan import Unit
 from tuners.solver import predicted_loss, solve
 
@@ -21,13 +22,18 @@ Samples = Mapping[Cell, Sequence[float]]
 
 
 def table(
-    samples: Samples, rows: Sequence[int] | npt.NDArray[np.int64] | None = None
+    samples: Samples,
+    tokens: Sequence[int],
+    rows: Sequence[int] | npt.NDArray[np.int64] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Mean of the sequences (or of `rows` of them) as unit -> format -> score, never below 1e-12."""
+    """Mean over the tokens of all sequences (or of `rows` of them) as unit -> format -> score, never below
+    1e-12."""
     out: dict[str, dict[str, float]] = {}
+    chosen = np.arange(len(tokens)) if rows is None else np.asarray(rows)
+    share = np.asarray(tokens, dtype=float)[chosen]
+    share = share / share.sum()
     for (unit, fmt), values in samples.items():
-        chosen = np.asarray(values, dtype=float)
-        mean = float((chosen if rows is None else chosen[np.asarray(rows)]).mean())
+        mean = float(np.asarray(values, dtype=float)[chosen] @ share)
         out.setdefault(unit, {})[fmt] = max(mean, 1e-12)
     return out
 
@@ -35,6 +41,7 @@ def table(
 def plan_certainty(
     units: Sequence[Unit],
     samples: Samples,
+    tokens: Sequence[int],
     budget_bytes: int,
     *,
     tolerance: float,
@@ -47,16 +54,16 @@ def plan_certainty(
     what they lose (under the scores of all sequences), not unit by unit. The resamples are solved greedily,
     so their yardstick is the greedy plan of all sequences; the plan that is returned is exact.
     """
-    full = table(samples)
+    full = table(samples, tokens)
     best = predicted_loss(greedy(units, full, budget_bytes), full)
-    count = len(next(iter(samples.values())))
+    count = len(tokens)
     if count < LEAST_SEQUENCES:
         return solve(units, full, budget_bytes), 0.0
     rng = np.random.default_rng(seed)
     alike = 0
     for _ in range(bootstraps):
         rows = rng.integers(0, count, count)
-        other = greedy(units, table(samples, rows), budget_bytes)
+        other = greedy(units, table(samples, tokens, rows), budget_bytes)
         alike += predicted_loss(other, full) <= best * (1 + tolerance)
     return solve(units, full, budget_bytes), alike / bootstraps
 
@@ -106,17 +113,13 @@ def _rate(cheap: tuple[int, float, str], dear: tuple[int, float, str]) -> float:
 
 def interval(
     values: Sequence[float],
+    tokens: Sequence[int] = (),
     *,
     seed: int = 0,
-    resamples: int = 2000,
     of: Callable[[float], float] | None = None,
 ) -> tuple[float, float, float]:
-    """Mean with a 95 % bootstrap interval (percentiles), passed through `of` when given."""
-    known = np.asarray(values, dtype=float)
-    rng = np.random.default_rng(seed)
-    means = known[rng.integers(0, len(known), (resamples, len(known)))].mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    three = (float(known.mean()), float(low), float(high))
+    """Mean over tokens with a 95 % bootstrap interval, passed through `of` when given."""
+    three = bootstrap(values, tokens, seed=seed)
     if of is not None:
         three = (of(three[0]), of(three[1]), of(three[2]))
     value, low_, high_ = three
@@ -145,16 +148,15 @@ def why_stopped(
     return f"{limit}; {'; '.join(left)}" + ("" if left and not stable else f"; {share}")
 
 
-def half_correlation(samples: Samples, fmt_of: Mapping[str, str]) -> float:
+def half_correlation(samples: Samples, tokens: Sequence[int], fmt_of: Mapping[str, str]) -> float:
     """Rank correlation of the units' losses between even and odd sequences, stepped up to full length.
 
     `fmt_of` names the format of each unit that is compared. Spearman-Brown: 2 r / (1 + r).
     """
-    count = len(next(iter(samples.values())))
-    if count < 2:
+    if len(tokens) < 2:
         return 0.0
-    rows = np.arange(count)
-    even, odd = table(samples, rows[::2]), table(samples, rows[1::2])
+    rows = np.arange(len(tokens))
+    even, odd = table(samples, tokens, rows[::2]), table(samples, tokens, rows[1::2])
     r = rank_correlation([even[u][f] for u, f in fmt_of.items()], [odd[u][f] for u, f in fmt_of.items()])
     return max(0.0, 2 * r / (1 + r)) if r > -1 else 0.0
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from profiles.provenance import Contract
+from tuners.evaluate_schema import token_mean
 
 KL = "kl"  # measured: KL of the whole model with one unit changed
 FISHER = "fisher"  # half the mean square of logit-space probes . change: the KL to second order
@@ -29,9 +30,13 @@ class Cell(Contract):
 
 
 class SensitivityTable(Contract):
-    """All cells measured, with how they were measured."""
+    """All cells measured, with how they were measured.
+
+    `sequence_tokens`: tokens that count in each sequence of the KL signal; none: all weigh the same.
+    """
 
     cells: tuple[Cell, ...]
+    sequence_tokens: tuple[int, ...] = ()
     tokens: int
     seconds: float
     naive_forwards: int
@@ -42,18 +47,18 @@ class SensitivityTable(Contract):
         """unit -> format -> score by that signal; `rows` resamples the sequences of the KL signal."""
         out: dict[str, dict[str, float]] = {}
         for cell in self.cells:
-            value = _value(cell, signal, rows)
+            value = self._value(cell, signal, rows)
             if value is not None:
                 out.setdefault(cell.unit, {})[cell.format] = max(value, 1e-12)
         return out
 
     def signals(self) -> tuple[str, ...]:
         """The signals that every cell has: those that a plan can be solved from."""
-        return tuple(s for s in SIGNALS if all(_value(c, s, None) is not None for c in self.cells))
+        return tuple(s for s in SIGNALS if all(self._value(c, s) is not None for c in self.cells))
 
     def ratio_of_sums(self, signal: str) -> float | None:
         """The signal's sum over the KL's sum, over the cells that have both: 1 is no bias."""
-        pairs = [(_value(c, signal, None), _value(c, KL, None)) for c in self.cells]
+        pairs = [(self._value(c, signal), self._value(c, KL)) for c in self.cells]
         known = [(x, y) for x, y in pairs if x is not None and y is not None]
         below = sum(y for _, y in known)
         return sum(x for x, _ in known) / below if below > 0 else None
@@ -67,22 +72,23 @@ class SensitivityTable(Contract):
         """Spearman correlation of two signals over the cells that have both."""
         from scipy.stats import spearmanr
 
-        pairs = [(_value(c, a, None), _value(c, b, None)) for c in self.cells]
+        pairs = [(self._value(c, a), self._value(c, b)) for c in self.cells]
         known = [(x, y) for x, y in pairs if x is not None and y is not None]
         if len(known) < 3:
             return None
         return float(spearmanr([x for x, _ in known], [y for _, y in known]).statistic)
 
-
-def _value(cell: Cell, signal: str, rows: Sequence[int] | None) -> float | None:
-    if signal == KL:
-        if not cell.sequence_kl:
+    def _value(self, cell: Cell, signal: str, rows: Sequence[int] | None = None) -> float | None:
+        if signal != KL:
+            return {FISHER: cell.fisher, GDY2: cell.gdy2, MSE: cell.mse}[signal]
+        values, tokens = cell.sequence_kl, self.sequence_tokens
+        if not values:
             return None
-        values = cell.sequence_kl
         if rows is not None:
-            values = tuple(values[r % len(values)] for r in rows)
-        return float(np.mean(values))
-    return {FISHER: cell.fisher, GDY2: cell.gdy2, MSE: cell.mse}[signal]
+            drawn = [r % len(values) for r in rows]
+            values = tuple(values[r] for r in drawn)
+            tokens = tuple(tokens[r] for r in drawn) if tokens else ()
+        return token_mean(values, tokens)
 
 
 class CellLog:

@@ -58,6 +58,7 @@ class UniformLoss(Contract):
     kl: Figure
     top1: Figure
     perplexity_ratio: Figure
+    score: Figure | None = None  # mean over the held-out items that were scored
     score_change: Figure | None = None  # score with the format minus the original's, paired by item
     verdict: Literal["passes", "fails", "undecided"]
 
@@ -117,7 +118,7 @@ class Crossing(Contract):
     difference: float
     low: float
     high: float
-    verdict: Literal["own plan", "costs more", "costs less", "no measurable difference"]
+    verdict: Literal["own plan", "costs more", "costs less", "no measurable difference", "too little text"]
 
 
 class Correlation(Contract):

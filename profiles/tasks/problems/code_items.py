@@ -118,7 +118,7 @@ def _compose(chosen: Part, changed: Part, made: Aggregate, random: Random) -> Co
         checks.append(f"assert {name}({sample}) == {made.apply(kept)!r}")
     return CodeItem(
         kind="composed",
-        prompt=f"{made.words}{changed.words}{chosen.words} in a list.",
+        prompt=f"{made.words}{changed.words}{chosen.words} in a list.".replace("the the", "the"),
         solution="\n".join(lines),
         checks=tuple(checks),
     )

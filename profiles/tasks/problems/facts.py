@@ -45,7 +45,7 @@ the_Panama_Canal_opened:1914 the_Soviet_Union_was_dissolved:1991
 Mount_Everest_was_first_climbed:1953"""
 CURRENCIES = """Japan:yen India:rupee China:renminbi Russia:rouble Poland:zloty Sweden:krona Norway:krone
 Hungary:forint Turkey:lira Mexico:peso Brazil:real South_Africa:rand Thailand:baht
-Vietnam:dong South_Korea:won Israel:shekel Ukraine:hryvnia Romania:leu Bulgaria:lev
+Vietnam:dong South_Korea:won Israel:shekel Ukraine:hryvnia Romania:leu
 Kenya:shilling Nigeria:naira Ghana:cedi Peru:sol Bangladesh:taka Switzerland:franc
 Malaysia:ringgit Indonesia:rupiah"""
 # fmt: on

@@ -135,7 +135,7 @@ def _mixture(r: Random) -> MathItem:
     few, many = r.randint(3, 9), r.randint(10, 30)
     return _item(
         "tickets",
-        f"At {r.choice(PLACES)} a concert sold {many} tickets for adults at {large} euros and {few} for "
+        f"A concert for {r.choice(PLACES)} sold {many} tickets for adults at {large} euros and {few} for "
         f"children at {small} euros. The hall costs {large * 2} euros. What remains?",
         [
             (f"{many} * {large}", many * large),

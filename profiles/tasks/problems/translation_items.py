@@ -38,12 +38,12 @@ ADJECTIVES: dict[str, tuple[str, str, str, str, str]] = {
     # English: French masculine and feminine, German, Spanish masculine and feminine (all predicative)
     "small": ("petit", "petite", "klein", "pequeño", "pequeña"),
     "big": ("grand", "grande", "groß", "grande", "grande"),
-    "new": ("neuf", "neuve", "neu", "nuevo", "nueva"),
+    "beautiful": ("beau", "belle", "schön", "bonito", "bonita"),
     "white": ("blanc", "blanche", "weiß", "blanco", "blanca"),
     "black": ("noir", "noire", "schwarz", "negro", "negra"),
     "green": ("vert", "verte", "grün", "verde", "verde"),
     "expensive": ("cher", "chère", "teuer", "caro", "cara"),
-    "dirty": ("sale", "sale", "schmutzig", "sucio", "sucia"),
+    "old": ("vieux", "vieille", "alt", "viejo", "vieja"),
 }
 ARTICLES = {
     "fr": {"m": "Le", "f": "La"},
