@@ -22,8 +22,15 @@ def cache_root() -> Path:
 
 def _path(model: ModelProfile, task: TaskProfile) -> Path:
     from advisor.pipeline.facts import checkpoint_stamp
+    from tuners.model import versions
 
-    key = fingerprint({"model": checkpoint_stamp(model), "task": task.model_dump(mode="json")})
+    key = fingerprint(
+        {
+            "model": checkpoint_stamp(model),
+            "task": task.model_dump(mode="json"),
+            "versions": [versions.PROFILES, versions.VARIANTS],
+        }
+    )
     return cache_root() / "measured" / f"{key}.json"
 
 
@@ -35,7 +42,7 @@ def remember(model: ModelProfile, task: TaskProfile, found: TaskSensitivity) -> 
 
 
 def recall(model: ModelProfile, task: TaskProfile) -> TaskSensitivity | None:
-    """The profile measured earlier, when model and task are still the same; None if there is none."""
+    """The profile measured earlier, when model, task and measurement are still the same, else None."""
     from tuners.sensitivity.task_schema import TaskSensitivity
 
     if model.path is None:

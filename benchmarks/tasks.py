@@ -4,10 +4,10 @@
 
 Profiles (`tuners/sensitivity/tasks.py`) are cached: a stopped run goes on where it was. For every task it
 measures, on the held-out split that nothing has seen: KL and top-1 agreement of the plan that the exact
-solver makes of the task's own profile, of the plan made of the generic profile, and of the one of the two
-that has the lower KL on the selection split. The menu is INT4 and INT8 per unit, variants are calibrated on
-generic text for all, so that only the choice of formats differs. Losses are means over the counted tokens,
-differences are paired over sequences (95 % bootstrap). Writes FOLDER/tasks.json and FOLDER/tasks.md.
+solver makes of the task's own profile, and of the plan made of the generic profile. The menu is INT4 and
+INT8 per unit, variants are calibrated on generic text for all, so that only the choice of formats differs.
+Losses are means over the counted tokens, differences are paired over sequences (95 % bootstrap). Writes
+FOLDER/tasks.json and FOLDER/tasks.md.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from advisor.cli.sensitivity import make_spec
 from profiles.hardware import probe_cpu
 from profiles.models import read_model
 from profiles.tasks import load_task
-from profiles.tasks.schema import SplitName
 from tuners.evaluate import paired_difference
 from tuners.evaluate_schema import Quality, SequenceLoss
 from tuners.events import Event, Message
@@ -99,22 +98,15 @@ def main() -> None:
         rank = rank_correlation(
             [own[u][f] for u, f in lowest.items()], [generic[u][f] for u, f in lowest.items()]
         )
-        texts: dict[SplitName, Sequences] = {
-            split: bench.sequences(tasks[name], split, max(8, HELD_OUT_TOKENS // tasks[name].seq_len))
-            for split in ("select", "evaluate")
-        }
+        text = bench.sequences(tasks[name], "evaluate", max(8, HELD_OUT_TOKENS // tasks[name].seq_len))
         plans: dict[str, dict[str, str]] = {}
         for bits in map(float, options.bits.split(",")):
             budget = int(bits * weights / 8)
             plans[f"task {bits:g}"] = solve(units, own, budget)
             plans[f"generic {bits:g}"] = solve(units, generic, budget)
-        chosen, held = (
-            {n: Quality.of(split, found) for n, found in measure(bench, texts[split], plans).items()}
-            for split in ("select", "evaluate")
-        )
+        held = {n: Quality.of("evaluate", found) for n, found in measure(bench, text, plans).items()}
         for bits in map(float, options.bits.split(",")):
             pair = {p: f"{p} {bits:g}" for p in ("task", "generic")}
-            pick = min(pair, key=lambda p: chosen[pair[p]].kl)
             own_plan, base = (held[pair[p]] for p in ("task", "generic"))
             differ = PrecisionPlan(formats=plans[pair["task"]]).diff(
                 PrecisionPlan(formats=plans[pair["generic"]])
@@ -125,13 +117,11 @@ def main() -> None:
                     "bits": bits,
                     "rank_correlation_with_generic": rank,
                     "units_that_differ": len(differ),
-                    "sequences": len(texts["evaluate"]),
+                    "sequences": len(text),
                     "tokens": base.tokens,
                     "kl_task_plan": own_plan.kl,
                     "kl_generic_plan": base.kl,
                     "difference": against(own_plan, base),
-                    "picked_on_selection": pick,
-                    "picked_difference": against(held[pair[pick]], base),
                     "top1_task_plan": own_plan.top1,
                     "top1_generic_plan": base.top1,
                 }

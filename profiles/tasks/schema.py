@@ -69,7 +69,11 @@ class TaskPart(Contract):
 
 
 class HubSource(Contract):
-    """Public data for the task on the Hub. The revision pins it; nothing here is downloaded by itself."""
+    """Public data for the task on the Hub. The revision pins it; nothing here is downloaded by itself.
+
+    Every revision of the catalogue stands beside its dataset's name in public code of others; the Hub itself
+    was not asked (docs/tasks.md).
+    """
 
     dataset: str
     config: str | None = None

@@ -131,7 +131,9 @@ def test_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
         assert words in out
 
 
-def test_recommend_remembers_what_was_measured(tiny: Path, cli_json: Callable[..., Any]) -> None:
+def test_recommend_remembers_what_was_measured(
+    tiny: Path, cli_json: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, task = read_model(str(tiny)), load_task("code")
     assert recall(model, task) is None
     remember(model, task, measured("code"))
@@ -139,5 +141,8 @@ def test_recommend_remembers_what_was_measured(tiny: Path, cli_json: Callable[..
     found = cli_json("recommend", tiny, "--task", "code", "--gpu", "rtx-4090")
     assert found["measured"]["int4"]["value"] == pytest.approx(1.01)
     assert {b["decided_by"] for b in found["beliefs"]} <= {"measured", "prior"}
+    with monkeypatch.context() as changed:
+        changed.setattr("tuners.model.versions.VARIANTS", 0)
+        assert recall(model, task) is None
     (tiny / "model.safetensors").touch()
     assert recall(read_model(str(tiny)), task) is None

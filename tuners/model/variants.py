@@ -24,9 +24,6 @@ from tuners.model import smoothing
 from tuners.model.clipping import clipped, range_parameters
 from tuners.model.host import ModelHost
 
-VERSION = 3
-"""Raised when the same model and text give other codes: caches of other versions are not reused."""
-
 INPUT_SCALE = "input_scale"
 """Name of the scale's exponents in a variant's file."""
 

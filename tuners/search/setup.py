@@ -12,10 +12,10 @@ from profiles.formats import Activations, get_format
 from profiles.tasks.schema import SplitName
 from tuners.evaluate import Evaluator
 from tuners.events import Emit, Message
-from tuners.model import cache
+from tuners.model import cache, versions
 from tuners.model.host import ModelHost
 from tuners.model.items import Sequences, task_sequences
-from tuners.model.variants import VERSION, VariantStore
+from tuners.model.variants import VariantStore
 from tuners.search.schema import SearchSpec
 from tuners.sensitivity.table import SensitivityTable
 
@@ -94,7 +94,7 @@ class Setup:
         used = self.settings
         digest.update(
             f"2:{used.seq_len}:{used.calibration_sequences}:{used.search_sequences}:"
-            f"{used.gptq_damping}:{torch.__version__}:{VERSION}".encode()
+            f"{used.gptq_damping}:{torch.__version__}:{versions.VARIANTS}".encode()
         )
         return digest.hexdigest()[:16]
 

@@ -12,7 +12,7 @@ from profiles.tasks.schema import SplitName, TaskProfile
 from tuners.evaluate import compare
 from tuners.evaluate_schema import SequenceLoss
 from tuners.events import Emit, StageStarted
-from tuners.model import cache, variants
+from tuners.model import cache, versions
 from tuners.model.calibrate import build_variants
 from tuners.model.host import ModelHost
 from tuners.model.items import Sequences, task_sequences
@@ -21,8 +21,6 @@ from tuners.plan import PrecisionPlan, uniform
 from tuners.sensitivity.task_schema import FAMILIES, FamilyName, TasksSpec
 
 STAGE = "sensitivity"
-VERSION = 2
-"""Changes when a cached profile would no longer mean the same (variants have a version of their own)."""
 
 
 class Bench:
@@ -50,7 +48,7 @@ class Bench:
         }
 
     def _key(self, calibration: Tensor) -> str:
-        digest = hashlib.sha256(f"{VERSION}:{variants.VERSION}:{torch.__version__}".encode())
+        digest = hashlib.sha256(f"{versions.PROFILES}:{versions.VARIANTS}:{torch.__version__}".encode())
         for file in sorted(self.spec.model_path.glob("*.safetensors")):
             stat = file.stat()
             digest.update(f"{file.name}:{stat.st_size}:{stat.st_mtime_ns}".encode())
