@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -87,7 +87,7 @@ def sensitivity(
         remember(known, profile, measured)
     believed = {p.name: beliefs(p, s) for p, s in zip(chosen, found.tasks, strict=True)}
     if json:
-        print_json({**found.model_dump(mode="json"), "beliefs": believed})
+        print_json({**found.model_dump(mode="json"), "beliefs": believed, "map": maps(found.tasks)})
     else:
         show(found, chosen)
     return 0
@@ -245,18 +245,30 @@ def unit_map(measured: TaskSensitivity) -> dict[tuple[str, str], float]:
     return out
 
 
+def maps(tasks: tuple[TaskSensitivity, ...]) -> list[dict[str, Any]]:
+    """Rows of role, depth and each task's share of its loss, in the order of `GRID`."""
+    found = {t.task: unit_map(t) for t in tasks}
+    keys = dict.fromkeys(key for shares in found.values() for key in shares)
+    return [
+        {
+            "role": role,
+            "depth": depth,
+            "shares": {name: shares.get((role, depth), 0.0) for name, shares in found.items()},
+        }
+        for role, depth in sorted(keys, key=lambda k: (k[0], list(GRID).index(k[1])))
+    ]
+
+
 def _show_map(tasks: tuple[TaskSensitivity, ...]) -> None:
     from advisor.cli.output import console, table
 
-    maps = {t.task: unit_map(t) for t in tasks}
-    keys = list(dict.fromkeys(key for found in maps.values() for key in found))
     rows = table(
         "\nwhich units matter: share of the loss at the lowest precision",
-        ["units", "blocks", *maps],
-        right=tuple(range(2, 2 + len(maps))),
+        ["units", "blocks", *(t.task for t in tasks)],
+        right=tuple(range(2, 2 + len(tasks))),
     )
-    for role, depth in sorted(keys, key=lambda k: (k[0], list(GRID).index(k[1]))):
-        rows.add_row(role, depth, *(f"{found.get((role, depth), 0.0):.1%}" for found in maps.values()))
+    for row in maps(tasks):
+        rows.add_row(row["role"], row["depth"], *(f"{share:.1%}" for share in row["shares"].values()))
     console().print(rows)
     for task in tasks:
         top = sorted(task.units, key=lambda u: -u.kl)[:5]

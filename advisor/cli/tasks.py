@@ -125,7 +125,7 @@ def _show(task: TaskProfile) -> None:
         config = f" {source.config}" if source.config else ""
         out.print(
             f"public data for {source.use}: {source.dataset}{config}, {source.split} at {source.revision} "
-            f"(licence: {source.licence}; never downloaded by itself)",
+            f"(licence: {source.licence}; revision as public code pins it; never downloaded by itself)",
             markup=False,
         )
     for note in task.notes:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from advisor.cli.sensitivity import make_spec, parse_tasks, show, unit_map
+from advisor.cli.sensitivity import make_spec, maps, parse_tasks, show, unit_map
 from advisor.task_memory import recall, remember
 from profiles.errors import ExitCode, UsageError
 from profiles.models import read_model
@@ -119,6 +119,9 @@ def test_the_map_is_shares_of_the_loss() -> None:
     assert sum(found.values()) == pytest.approx(1)
     assert found["qkv", "late"] == pytest.approx(0.25)
     assert set(found) == {(r, d) for r in ("qkv", "o") for d in ("early", "middle", "late")}
+    rows = maps(result().tasks)
+    assert [r["depth"] for r in rows] == ["early", "middle", "late"] * 2
+    assert sum(r["shares"]["math"] for r in rows) == pytest.approx(1)
 
 
 def test_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
