@@ -61,9 +61,13 @@ def _weight_bytes(format_name: str, out_features: int, in_features: int, unquant
 
 
 class PrecisionPlan(Contract):
-    """Unit name to format name; `kv_cache_dtype` when the plan decides it too."""
+    """Unit name to format name; `kv_cache_dtype` when the plan decides it too.
+
+    `methods` names how single units are quantized (`tuners/quantize/methods.py`); the others' formats say it.
+    """
 
     formats: dict[str, str]
+    methods: dict[str, str] = {}
     kv_cache_dtype: str = "auto"
     label: str = ""
     model_id: str = ""
@@ -73,6 +77,7 @@ class PrecisionPlan(Contract):
     def key(self) -> str:
         """Stable short hash of the choice (labels and notes aside)."""
         text = "\n".join(f"{u}={f}" for u, f in sorted(self.formats.items())) + self.kv_cache_dtype
+        text += "".join(f"\n{u} by {m}" for u, m in sorted(self.methods.items()))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def bytes_of(self, units: Iterable[Unit], *, unquantized_bits: int = 16) -> int:

@@ -18,6 +18,7 @@ from advisor.cli.options import (
     Resume,
     Run,
     Serving,
+    Weights,
     Yes,
 )
 
@@ -62,6 +63,7 @@ def auto(
     calibration_samples: Annotated[
         int, Parameter(name="--calibration-samples", help="Texts that calibrate the quantizer.")
     ] = 16,
+    weights: Weights = Weights(),
     revision: Annotated[str | None, Parameter(name="--revision", help="Of a Hub model.")] = None,
     trust_remote_code: Annotated[
         bool, Parameter(name="--trust-remote-code", negative="", help="Run code that the model brings.")
@@ -109,6 +111,7 @@ def auto(
         seed=seed,
         trials=trials,
         calibration_samples=calibration_samples,
+        **weights.changes(),
         trust_remote_code=trust_remote_code,
         offline=offline,
         yes=yes,

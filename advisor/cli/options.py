@@ -77,3 +77,39 @@ class Serving:
     enforce_eager: Annotated[bool, Parameter(name="--enforce-eager", negative="", help="No CUDA graphs.")] = (
         False
     )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Weights:
+    """How weights become codes; what is not given stays as the run has it, else at its default."""
+
+    method: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--method",
+            consume_multiple=True,
+            negative="",
+            converter=_names,
+            help="How formats are quantized: W4A16=awq,W8A8=smoothquant, or one method for all that it can "
+            "make. rtn, gptq, gptq-no-order, gptq-minmax, awq, awq-gptq, smoothquant, smoothquant-pow2, "
+            "autoround, auto.",
+        ),
+    ] = None
+    rounding_steps: Annotated[
+        int | None,
+        Parameter(name="--rounding-steps", help="Steps per block that autoround learns for (200)."),
+    ] = None
+
+    def changes(self) -> dict[str, object]:
+        """Fields of the run's inputs that were given.
+
+        Raises:
+            UsageError: an unknown method or format.
+        """
+        from tuners.quantize.methods import parse_methods
+
+        given: dict[str, object] = {"rounding_steps": self.rounding_steps}
+        if self.method is not None:
+            given["methods"] = parse_methods(self.method)
+        return {name: value for name, value in given.items() if value is not None}

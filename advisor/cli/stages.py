@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from advisor.cli.options import DryRun, Json, Offline, Quiet, Resume, Run, Yes
+from advisor.cli.options import DryRun, Json, Offline, Quiet, Resume, Run, Weights, Yes
 
 if TYPE_CHECKING:
     from tuners.plan import PrecisionPlan
@@ -25,6 +26,7 @@ def quantize(
     plan: Plan = None,
     model: Model = None,
     task: Task = "generic",
+    weights: Weights = Weights(),
     resume: Resume = True,
     offline: Offline = False,
     yes: Yes = False,
@@ -33,7 +35,8 @@ def quantize(
     quiet: Quiet = False,
 ) -> int:
     """Write the plan as one compressed-tensors checkpoint: checkpoint/ in the run directory."""
-    return _stage("quantize", run, plan, model, task, resume, offline, yes, dry_run, json, quiet)
+    return _stage("quantize", run, plan, model, task, resume, offline, yes, dry_run, json, quiet,
+                  weights.changes())  # fmt: skip
 
 
 def validate(
@@ -85,6 +88,7 @@ def _stage(
     dry_run: bool,
     json: bool,
     quiet: bool,
+    changes: Mapping[str, object] | None = None,
 ) -> int:
     from advisor.cli.progress import renderer
     from advisor.cli.report import answer
@@ -98,10 +102,12 @@ def _stage(
     given: PrecisionPlan | None = PrecisionPlan.from_yaml(plan) if plan else None
     if run is not None and (run / "inputs.yaml").exists():
         inputs = load_inputs(Workspace.read_only(run))
-        inputs = inputs.model_copy(update={"offline": offline, "yes": yes})
+        inputs = make_inputs(**{**dict(inputs), "offline": offline, "yes": yes, **(changes or {})})
         root = run
     elif given is not None and model is not None:
-        inputs = make_inputs(model=model, task=task, budget=f"plan {given.key}", offline=offline, yes=yes)
+        inputs = make_inputs(
+            model=model, task=task, budget=f"plan {given.key}", offline=offline, yes=yes, **(changes or {})
+        )
         root = run or inputs.run_dir()
     else:
         raise UsageError(

@@ -14,6 +14,8 @@ from advisor.workspace import Workspace, default_run_dir, write_text
 from profiles.errors import UsageError
 from profiles.footprint.schema import ServingSpec
 from profiles.provenance import Contract
+from tuners.quantize.methods import Method
+from tuners.quantize.schema import ROUNDING_STEPS
 
 EFFORT = frozenset(
     {
@@ -27,6 +29,8 @@ EFFORT = frozenset(
         "storage",
         "sensitivity",
         "floor",
+        "methods",
+        "rounding_steps",
     }
 )
 """Fields that say how hard to try or how to judge, not what is asked: they may change between calls of one
@@ -54,6 +58,8 @@ class RunInputs(Contract):
     sensitivity: Literal["auto", "exact", "fast"] = "auto"
     calibration_samples: int = Field(default=16, ge=1)
     calibration_tokens: int = Field(default=256, ge=8)
+    methods: dict[str, Method] = {}  # format, beginning of formats' names, family or * -> method
+    rounding_steps: int = Field(default=ROUNDING_STEPS, ge=1, le=2000)  # of AutoRound, per block
     eval_tokens: int | None = Field(default=None, ge=64)
     trust_remote_code: bool = False
     offline: bool = False

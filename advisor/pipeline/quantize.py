@@ -79,6 +79,8 @@ def quantize_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, plan: P
         calibration_texts=facts.task.splits.search,
         num_samples=inputs.calibration_samples,
         max_seq_length=inputs.calibration_tokens,
+        methods=inputs.methods,
+        rounding_steps=inputs.rounding_steps,
         seed=inputs.seed,
         trust_remote_code=inputs.trust_remote_code,
         overwrite=True,

@@ -24,6 +24,7 @@ STAGE = {
     "--run", "--plan", "--model", "--task", "--resume", "--no-resume", "--offline", "--yes", "-y",
     "--dry-run", "--json", "--quiet", "-q",
 }  # fmt: skip
+WEIGHTS = {"--method", "--rounding-steps"}
 SURFACE: dict[str, set[str]] = {
     "hardware": {"--gpu", "--count", "--formats", "--bench", "--json", "--quiet", "-q"},
     "inspect": {
@@ -49,6 +50,7 @@ SURFACE: dict[str, set[str]] = {
         "--task", "--use", "--run", "--gpu", "--count", "--trust-remote-code", "--offline", "--json",
     },
     "tune": SERVING
+    | WEIGHTS
     | {
         "--budget", "--task", "--gpu", "--count", "--formats", "--trials", "--seed", "--through",
         "--workers", "--storage", "--sensitivity",
@@ -57,13 +59,14 @@ SURFACE: dict[str, set[str]] = {
     },
     "front": {"--run", "--budget", "--plan-out", "--json"},
     "auto": SERVING
+    | WEIGHTS
     | {
         "--budget", "--max-budget", "--task", "--use", "--floor", "--gpu", "--count", "--formats", "--trials",
         "--max-trials", "--attempts", "--min-context", "--seed", "--calibration-samples", "--revision",
         "--trust-remote-code", "--run", "--resume", "--no-resume", "--offline", "--yes", "-y", "--dry-run",
         "--json", "--quiet", "-q",
     },
-    "quantize": STAGE,
+    "quantize": STAGE | WEIGHTS,
     "validate": STAGE,
     "export": STAGE,
     "gguf": {"--run", "--out", "--json", "--quiet", "-q"},

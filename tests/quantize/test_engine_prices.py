@@ -72,7 +72,7 @@ def written(model: Path, folder: Path, units: Sequence[Unit], plans: Sequence[Pr
             plan=plan,
             out_dir=str(folder / str(i)),
             calibration_texts=("a text",),
-            method="rtn",
+            methods={"*": "rtn"},
             input_scales=str(folder / "no-scales.npz"),
         ).model_dump_json()
         for i, plan in enumerate(plans)

@@ -85,7 +85,7 @@ def done(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Quantize
 def test_bytes_are_the_plans_price(done: tuple[QuantizeResult, list[Event]]) -> None:
     assert done[0].unit_bytes == PLAN.bytes_of(UNITS)
     assert done[0].methods["W4A16_G32"] == "gptq"
-    assert done[0].methods["W8A8"] == "rtn"
+    assert done[0].methods["W8A8"] == "smoothquant-pow2"
 
 
 def test_everything_an_engine_needs_is_there(done: tuple[QuantizeResult, list[Event]], tiny: Path) -> None:
@@ -175,7 +175,7 @@ def test_progress_reaches_the_end_and_memory_is_reported(done: tuple[QuantizeRes
 def test_a_killed_writer_leaves_nothing_that_looks_finished_and_the_next_run_finishes(
     tiny: Path, tmp_path: Path
 ) -> None:
-    spec = spec_of(tiny, tmp_path / "out", method="rtn", plan=plan_of(UNITS, "W8A8", "W4A16_G32"))
+    spec = spec_of(tiny, tmp_path / "out", methods={"*": "rtn"}, plan=plan_of(UNITS, "W8A8", "W4A16_G32"))
     stop = threading.Event()
 
     def watch() -> None:
@@ -238,7 +238,7 @@ def test_input_scales_of_the_search_are_folded_into_norm_and_weight(tiny: Path, 
     exponents = np.arange(128, dtype=np.int8) % 5 - 2
     np.savez(tmp_path / "scales.npz", **{f"{unit.name}--W8A8": exponents})
     spec = spec_of(
-        tiny, tmp_path / "out", method="rtn", plan=plan_of(UNITS, "W8A8", "BF16"),
+        tiny, tmp_path / "out", plan=plan_of(UNITS, "W8A8", "BF16"),
         input_scales=str(tmp_path / "scales.npz"),
     )  # fmt: skip
     result = quantize(spec, [])

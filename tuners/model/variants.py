@@ -257,10 +257,7 @@ class VariantStore:
             for linear_name, weight in self.dense(unit, name).items():
                 module = self.host.linear(linear_name)
                 module.weight.data = weight
-                if round_input is None:
-                    module.__dict__.pop("forward", None)
-                else:
-                    module.__dict__["forward"] = _rounded_forward(module, round_input)
+                set_input_rounding(module, round_input)
 
     @contextmanager
     def installed(self, formats: Mapping[str, str]) -> Iterator[None]:
@@ -324,6 +321,14 @@ class _Rounded:
         if self._before is not x or self._after is None:
             self._before, self._after = x, self._round(x)
         return self._after
+
+
+def set_input_rounding(module: nn.Linear, round_input: Callable[[Tensor], Tensor] | None) -> None:
+    """Let a linear round its input before the product; None takes the rounding off again."""
+    if round_input is None:
+        module.__dict__.pop("forward", None)
+    else:
+        module.__dict__["forward"] = _rounded_forward(module, round_input)
 
 
 def _rounded_forward(module: nn.Linear, round_input: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Any]:

@@ -7,20 +7,24 @@ rounding and what the modifier stores afterwards both use them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 
 @contextmanager
-def clipped_scales(scale_dtype: Any) -> Iterator[None]:
-    """Within the block GPTQ of integer groups uses clipped scales, rounded to `scale_dtype` (torch)."""
+def clipped_scales(scale_dtype: Any, *, but: Collection[str] = ()) -> Iterator[None]:
+    """Within the block GPTQ of integer groups uses clipped scales, rounded to `scale_dtype` (torch).
+
+    Modules named in `but` keep the min-max scales of their observer.
+    """
     import llmcompressor.modifiers.gptq.base as library
     import torch
 
     from tuners.model.clipping import clipped
 
     original = library.quantize_weight
+    compress_modules = library.GPTQModifier.compress_module_list
 
     def round_scale(scale: torch.Tensor) -> torch.Tensor:
         return scale.to(scale_dtype).clamp_min(torch.finfo(scale_dtype).tiny)
@@ -56,8 +60,17 @@ def clipped_scales(scale_dtype: Any) -> Iterator[None]:
             **rest,
         )
 
-    library.quantize_weight = quantize_weight
+    def compress_module_list(self: Any, modules: list[Any]) -> None:
+        plain = [m for m in modules if self._module_names[m] in but]
+        clip = [m for m in modules if self._module_names[m] not in but]
+        for found, how in ((plain, original), (clip, quantize_weight)):
+            if found:
+                library.quantize_weight = how
+                compress_modules(self, found)
+
+    library.GPTQModifier.compress_module_list = compress_module_list
     try:
         yield
     finally:
+        library.GPTQModifier.compress_module_list = compress_modules
         library.quantize_weight = original

@@ -1,9 +1,7 @@
-"""The checkpoint, made by llm-compressor: GPTQ for 4-bit formats, round-to-nearest for those of 8 bits.
+"""The checkpoint, made by llm-compressor: the modifiers of the plan's methods, in one run of `oneshot`.
 
-GPTQ works column by column; at 8 bits rounding is already within 0.4 % of a row's largest weight and GPTQ
-changes next to nothing (KL 0.0035 for plain INT8 weights), at the same cost in time as INT4. What costs
-quality at 8 bits is the rounding of activations: input scales are folded in before
-(`tuners/quantize/smooth.py`).
+Which method makes which unit is said by `tuners/quantize/methods.py`, the modifiers by
+`tuners/quantize/recipe.py`.
 
 When calibration runs in float32, 16-bit scales are rounded to their stored type while they are computed
 (`scale_dtype`), so GPTQ compensates the error of exactly the weights that the engine will see.
@@ -23,14 +21,18 @@ from profiles.formats import Activations, get_format
 from profiles.provenance import Contract
 from tuners.events import Emit, Message, Ticker
 from tuners.quantize import gptq_cpu
+from tuners.quantize.awq_cpu import unpinned
 from tuners.quantize.calibration import pack
 from tuners.quantize.compute import choose_compute
 from tuners.quantize.gptq_scales import clipped_scales
-from tuners.quantize.groups import config_groups, ignored
+from tuners.quantize.groups import module_names
 from tuners.quantize.layout import MAY_BE_FLOAT32
+from tuners.quantize.methods import METHODS, by_format
+from tuners.quantize.recipe import recipe
 from tuners.quantize.schema import QuantizeSpec
-from tuners.quantize.smooth import fold_input_scales, scaled_formats
+from tuners.quantize.smooth import fold_input_scales, scaled_units
 from tuners.quantize.source import Source, copy_companions
+from tuners.quantize.transforms import find_producers
 
 if TYPE_CHECKING:
     import torch
@@ -55,16 +57,6 @@ class Written(Contract):
     calibration_tokens: int
     methods: dict[str, str]
     input_scaled: tuple[str, ...]
-
-
-def methods_of(spec: QuantizeSpec) -> dict[str, str]:
-    """Format to method: the one asked for at 4 bits, round-to-nearest at 8."""
-    used = {get_format(f) for f in spec.plan.formats.values()}
-    return {
-        f.name: spec.method if f.weight_bits <= 4 else "rtn"
-        for f in sorted(used, key=lambda f: f.name)
-        if f.weight_bits < 16
-    }
 
 
 def write_checkpoint(spec: QuantizeSpec, source: Source, folder: Path, emit: Emit) -> Written:
@@ -95,28 +87,30 @@ def write_checkpoint(spec: QuantizeSpec, source: Source, folder: Path, emit: Emi
         trust_remote_code=spec.trust_remote_code,
         local_files_only=True,
     )
-    methods = methods_of(spec)
     input_scaled = fold_input_scales(spec, model, tokenizer, sequences, emit)
-    _oneshot(spec, source, model, tokenizer, methods, sequences if _calibrated(spec) else [], emit)
+    _oneshot(spec, source, model, tokenizer, sequences if _calibrated(spec) else [], emit)
     _save(spec, source, model, folder)
     return Written(
         compute_dtype=compute,
         compute_reason=reason,
         calibration_tokens=sum(len(s) for s in sequences),
-        methods=methods,
+        methods=by_format(spec.plan, spec.methods_by_unit()),
         input_scaled=input_scaled,
     )
 
 
 def _calibrated(spec: QuantizeSpec) -> bool:
-    """Whether a quantizer of the plan looks at activations."""
-    methods = methods_of(spec)
-    return any(m == "gptq" or get_format(f).activations is Activations.NVFP4 for f, m in methods.items())
+    """Whether a modifier of the recipe looks at activations."""
+    return any(
+        (METHODS[m].calibrated and m != "smoothquant-pow2")
+        or get_format(spec.plan.formats[u]).activations is Activations.NVFP4
+        for u, m in spec.methods_by_unit().items()
+    )
 
 
 def _sequences(spec: QuantizeSpec, tokenizer: Any, emit: Emit) -> list[list[int]]:
     """Token sequences, or none when nothing in the plan looks at data."""
-    if not _calibrated(spec) and (spec.input_scales is not None or not scaled_formats(spec)):
+    if not _calibrated(spec) and (spec.input_scales is not None or not scaled_units(spec)):
         return []
     sequences = pack(
         spec.calibration_texts,
@@ -132,34 +126,7 @@ def _sequences(spec: QuantizeSpec, tokenizer: Any, emit: Emit) -> list[list[int]
     return sequences
 
 
-def _recipe(spec: QuantizeSpec, source: Source, methods: dict[str, str]) -> list[Any]:
-    from compressed_tensors.quantization import QuantizationScheme
-    from llmcompressor.modifiers.gptq import GPTQModifier
-    from llmcompressor.modifiers.quantization import QuantizationModifier
-
-    groups = config_groups(spec.units, spec.plan, scale_dtype=f"torch.{_TORCH[source.dtype]}")
-    for scheme in groups.values():
-        scheme.pop("format")  # inferred by the library at saving; preflight compares it afterwards
-    ignore = ignored(spec.units, spec.plan)
-    recipe: list[Any] = []
-    for method in ("rtn", "gptq"):
-        chosen = {
-            name.lower(): QuantizationScheme.model_validate(scheme)
-            for name, scheme in groups.items()
-            if methods[name] == method
-        }
-        if not chosen:
-            continue
-        if method == "rtn":
-            recipe.append(QuantizationModifier(config_groups=chosen, ignore=ignore))
-        else:
-            recipe.append(
-                GPTQModifier(config_groups=chosen, ignore=ignore, dampening_frac=spec.dampening_frac)
-            )
-    return recipe
-
-
-def _loader(sequences: list[list[int]], length: int) -> DataLoader[Any]:
+def _loader(sequences: list[list[int]], batch_size: int) -> DataLoader[Any]:
     import torch
     from torch.utils.data import DataLoader
 
@@ -167,7 +134,7 @@ def _loader(sequences: list[list[int]], length: int) -> DataLoader[Any]:
         {"input_ids": torch.tensor(ids), "attention_mask": torch.ones(len(ids), dtype=torch.long)}
         for ids in sequences
     ]
-    return DataLoader(rows, batch_size=max(1, BATCH_TOKENS // length), shuffle=False)
+    return DataLoader(rows, batch_size=batch_size, shuffle=False)
 
 
 def _oneshot(
@@ -175,22 +142,32 @@ def _oneshot(
     source: Source,
     model: Any,
     tokenizer: Any,
-    methods: dict[str, str],
     sequences: list[list[int]],
     emit: Emit,
 ) -> None:
     import torch
     from llmcompressor import oneshot
 
-    data = _loader(sequences, len(sequences[0])) if sequences else None
+    methods = spec.methods_by_unit()
+    learned = "autoround" in methods.values()
+    batch = 1 if learned else max(1, BATCH_TOKENS // max(1, len(sequences[0]) if sequences else 1))
+    data = _loader(sequences, batch) if sequences else None
     gptq_cpu.register()
-    recipe = _recipe(spec, source, methods)
-    passes = 2 * len(data) if data is not None else 1  # calibrate, then propagate the rounded block's output
-    with _layer_progress(model, passes, emit), clipped_scales(getattr(torch, _TORCH[source.dtype])):
+    producers = find_producers(spec, methods, model, tokenizer, emit)
+    modifiers = recipe(spec, methods, producers, scale_dtype=f"torch.{_TORCH[source.dtype]}")
+    calibrated = sum(bool(m.requires_calibration_data) for m in modifiers)
+    passes = 2 * len(data) * max(1, calibrated) if data is not None else 1  # calibrate, then propagate
+    plain = [n for u in spec.units if methods.get(u.name) == "gptq-minmax"
+             for m in u.linears for n in module_names(m)]  # fmt: skip
+    with (
+        _layer_progress(model, passes, emit),
+        clipped_scales(getattr(torch, _TORCH[source.dtype]), but=frozenset(plain)),
+        unpinned(),
+    ):
         oneshot(
             model=model,
             tokenizer=tokenizer,
-            recipe=recipe,
+            recipe=modifiers,
             dataset=data,
             num_calibration_samples=max(1, len(sequences)),
             max_seq_length=spec.max_seq_length,

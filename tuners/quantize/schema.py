@@ -9,18 +9,21 @@ from pydantic import Field
 
 from profiles.provenance import Contract
 from tuners.plan import PrecisionPlan, Unit
+from tuners.quantize.methods import Method, methods_by_unit
 
-Method = Literal["gptq", "rtn"]
+ROUNDING_STEPS = 200
+"""AutoRound's steps per block: the paper's default."""
 
 
 class QuantizeSpec(Contract):
     """One checkpoint to write: the plan over its units, the texts that calibrate it, and the limits.
 
-    `method` is for formats of 4 bits; those of 8 bits are rounded to nearest either way (see
-    `tuners/quantize/llmcompressor_backend.py`). `compute` is the arithmetic type of calibration: `auto`
-    measures which is faster here. `input_scales` is the search's file of input scales (.npz of exponents,
-    `UNIT--FORMAT`), its digest the sha256 of it; without one they are found anew on the calibration texts.
-    `overwrite` replaces an older checkpoint of this program in `out_dir`.
+    `methods` says how formats are quantized where the default is not wanted, the plan's own `methods` how
+    single units are (`tuners/quantize/methods.py`); `rounding_steps` are AutoRound's per block. `compute` is
+    the arithmetic type of calibration: `auto` measures which is faster here. `input_scales` is the search's
+    file of input scales (.npz of exponents, `UNIT--FORMAT`), its digest the sha256 of it; without one they
+    are found anew on the calibration texts. `overwrite` replaces an older checkpoint
+    of this program in `out_dir`.
     """
 
     model_path: str
@@ -30,7 +33,8 @@ class QuantizeSpec(Contract):
     calibration_texts: tuple[str, ...]
     num_samples: int = Field(default=16, ge=1)
     max_seq_length: int = Field(default=256, ge=8)
-    method: Method = "gptq"
+    methods: dict[str, Method] = {}
+    rounding_steps: int = Field(default=ROUNDING_STEPS, ge=1, le=2000)
     dampening_frac: float = Field(default=0.01, gt=0, le=1)
     seed: int = Field(default=0, ge=0)
     max_shard_bytes: int = Field(default=5_000_000_000, ge=1_000_000)
@@ -39,6 +43,14 @@ class QuantizeSpec(Contract):
     overwrite: bool = False
     input_scales: str | None = None
     input_scales_digest: str = ""
+
+    def methods_by_unit(self) -> dict[str, str]:
+        """Method of every quantized unit.
+
+        Raises:
+            UsageError: a method is unknown or cannot make its format.
+        """
+        return methods_by_unit(self.units, self.plan, self.methods)
 
     @property
     def partial_dir(self) -> Path:
@@ -61,7 +73,7 @@ class QuantizeResult(Contract):
     compute_dtype: str
     compute_reason: str
     calibration_tokens: int
-    methods: dict[str, str]  # format name -> "gptq" or "rtn"
-    input_scaled: tuple[str, ...] = ()  # units whose input was scaled before rounding (SmoothQuant)
+    methods: dict[str, str]  # format name -> method, several joined by a plus sign
+    input_scaled: tuple[str, ...] = ()  # units whose input was scaled by powers of two before rounding
     plan_key: str
     skipped: bool = False

@@ -21,11 +21,16 @@ BATCH = 4
 """Calibration sequences per forward pass while scales are sought."""
 
 
-def scaled_formats(spec: QuantizeSpec) -> set[str]:
-    """Formats of the plan whose inputs are rounded per token: those that a scale can help."""
+def scaled_units(spec: QuantizeSpec) -> list[Unit]:
+    """Units whose method is this one and whose inputs are rounded per token: those that a scale can help."""
     from tuners.model.smoothing import rounds_inputs
 
-    return {f for f in spec.plan.formats.values() if rounds_inputs(get_format(f))}
+    methods = spec.methods_by_unit()
+    return [
+        u
+        for u in spec.units
+        if methods.get(u.name) == "smoothquant-pow2" and rounds_inputs(get_format(spec.plan.formats[u.name]))
+    ]
 
 
 def fold_input_scales(
@@ -41,8 +46,7 @@ def fold_input_scales(
     from tuners.model.host import ModelHost
     from tuners.model.smoothing import absorbers, fold
 
-    formats = scaled_formats(spec)
-    wanted = [u for u in spec.units if spec.plan.formats[u.name] in formats]
+    wanted = scaled_units(spec)
     if not wanted:
         return ()
     try:
