@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from profiles.provenance import Contract, Figure, Provenance
@@ -43,19 +43,27 @@ class Belief(Contract):
     sentence: str
 
 
-def beliefs(task: TaskProfile, found: TaskSensitivity | None) -> tuple[Belief, ...]:
-    """One belief for each uniform format; without a measurement the prior stands alone."""
-    return tuple(_belief(family, task, found) for family in FAMILIES)
+def beliefs(
+    task: TaskProfile, found: TaskSensitivity | None, ratios: Mapping[str, Figure] | None = None
+) -> tuple[Belief, ...]:
+    """One belief for each uniform format; without a measured score the prior stands alone.
+
+    `ratios`: perplexity ratios that were measured (by family). They decide against the floor, not here: how
+    much of a score a perplexity costs is not known.
+    """
+    return tuple(_belief(family, task, found, (ratios or {}).get(family)) for family in FAMILIES)
 
 
-def _belief(family: FamilyName, task: TaskProfile, found: TaskSensitivity | None) -> Belief:
+def _belief(
+    family: FamilyName, task: TaskProfile, found: TaskSensitivity | None, ratio: Figure | None
+) -> Belief:
     mean, deviation, source = prior_of(task, family)
     prior = _figure(mean, deviation, Provenance.ESTIMATED, source)
     seen = None if found is None else measured_loss(found, family)
     if seen is None:
         return Belief(
             family=family, prior=prior, measured=None, posterior=prior, decided_by="prior",
-            sentence=f"{family}: the prior decided: {_words(prior)} ({source}); {_why_not(found)}",
+            sentence=f"{family}: the prior decided: {_words(prior)} ({source}); {_why_not(found, ratio)}",
         )  # fmt: skip
     value, error, where = seen
     weight = deviation**2 / (deviation**2 + error**2)  # of the measurement: precision-weighted normal means
@@ -102,7 +110,12 @@ def measured_loss(found: TaskSensitivity, family: FamilyName) -> tuple[float, fl
     return -100 * change.value / score.value, 100 * error / score.value, change.source
 
 
-def _why_not(found: TaskSensitivity | None) -> str:
+def _why_not(found: TaskSensitivity | None, ratio: Figure | None) -> str:
+    if found is None and ratio is not None:
+        return (
+            f"its perplexity was measured ({ratio.value:.3f} x the original's, held against the floor), its "
+            "score on the task was not: advisor sensitivity MODEL --task NAME"
+        )
     if found is None:
         return "nothing was measured: advisor sensitivity MODEL --task NAME"
     score = found.original_score

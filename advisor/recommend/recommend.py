@@ -120,7 +120,7 @@ def recommend(
         conflicts=(*settled, *conflicts(ranked, dropped, fired, book)),
         notes=_notes(profile, facts, fired, ranked[0], situation, seen, book, hardware),
         decisions=tuple(decisions(ranked, fired)),
-        beliefs=beliefs(profile, sensitivity),
+        beliefs=beliefs(profile, sensitivity, {str(family): ratio for family, ratio in seen.items()}),
     )
 
 

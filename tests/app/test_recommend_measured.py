@@ -57,6 +57,9 @@ def test_a_measurement_beats_the_prior(cli_json: CliJson, tiny: Path, searched: 
     assert after["measured"]["int8"]["provenance"] == "measured"
     assert after["choices"][0]["option"]["family"] in ("int8", "fp8")
     assert any(r["basis"] == "measured" for r in after["choices"][0]["reasons"])
+    over_int4 = next(d for d in after["decisions"] if d["over"].startswith("int4"))
+    assert (over_int4["basis"], over_int4["rule"]) == ("measured", "measured-int4")
+    assert "perplexity was measured (1.300 x" in after["beliefs"][0]["sentence"]
 
 
 def test_the_ratio_s_interval_is_of_its_sequences(searched: Path) -> None:
