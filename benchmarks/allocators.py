@@ -1,16 +1,17 @@
 """Every allocator on the same model, quantized weights, byte budgets and calibration text, in one run.
 
-    python benchmarks/allocators.py --model DIR --data DIR --out DIR [--budgets 4.5 5 5.5 6 7] [--quick]
+    python benchmarks/allocators.py --model DIR --data DIR --out DIR [--budgets 4.5 5 5.5 6 7] [--parts ...]
 
-Allocators: uniform, first and last blocks high, weight error, AutoScheme's rule, ModelOpt's rule, MLX's
-rule (`rules.py` says what is re-implemented from where), the exact additive allocation of measured KL,
-random search, plain TPE and NSGA-II over raw categoricals at equal evaluations, and Advisor with its parts
-added one by one. Quality is measured on WikiText-2, GSM8K and HumanEval, which none of them saw;
-differences to Advisor are paired over sequences with a 95 % bootstrap interval. `--rich` formats make a
-further Advisor row with its own menu.
+Parts: `allocation` (one row for each allocator and budget), `ablation` (Advisor's parts one by one), `raw`
+(random search, TPE and NSGA-II over raw categoricals at equal evaluations), `time` (Advisor from a cold
+cache until its plan is as good as AutoScheme's), `product` (final checkpoints, each tool by its own best
+method: products.py), `engine` (final checkpoints in vLLM: engine.py).
 
-Every finished plan and measurement is kept in OUT: a stopped run goes on. `--burst` seconds end a call early.
-Writes OUT/table.md, OUT/results.jsonl and OUT/front.html.
+AutoScheme and ModelOpt run by their own code (others.py; `--modelopt-python` is an interpreter with
+`nvidia-modelopt`). Quality is measured on WikiText-2, GSM8K and HumanEval, which nobody calibrated on;
+differences to Advisor are paired over sequences with a 95 % bootstrap interval. Everything that was
+measured is kept in OUT: a stopped run goes on, and `--burst` seconds end a call early. Writes OUT/table.md,
+OUT/results.jsonl and OUT/front.html.
 """
 
 from __future__ import annotations
@@ -24,196 +25,118 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import engine_ranking
 import numpy as np
 import optuna
+import others
+import products
 import rules
-import texts
 import torch
+from bench import Bench, OutOfTime
 
-from profiles.hardware import probe_cpu
-from profiles.models import read_model
-from profiles.tasks import load_task
-from tuners.evaluate import Evaluator, paired_difference
-from tuners.events import Event
-from tuners.model.calibrate import build_variants
+from tuners.evaluate import paired_difference
+from tuners.model.host import ModelHost
 from tuners.plan import PrecisionPlan, Unit, uniform
 from tuners.search.report import Reporter
-from tuners.search.schema import SearchSettings, SearchSpec
-from tuners.search.scoring import score
-from tuners.search.setup import Setup
 from tuners.search.study import PlanSearch
-from tuners.search.trials import Trials, open_storage
-from tuners.sensitivity.table import FISHER, GDY2, KL, MSE, SensitivityTable
+from tuners.search.trials import Trials
+from tuners.sensitivity.quick import quick_scores
+from tuners.sensitivity.table import FISHER, GDY2, KL, MSE, SensitivityTable, blend
 from tuners.solver import solve
-from tuners.units import build_units, fixed_bytes
+
+ADVISOR = "Advisor"
+PARTS = ("allocation", "ablation", "raw", "time", "product", "engine")
+RICH = ["W4A16_G128", "W4A16_ASYM_G128", "W4A16_G64", "W4A16_ASYM_G64", "W4A16_G32", "W8A8"]
+"""Every format that a kernel of this CPU runs fast; of `--formats all` only FP8 is missing (slow here)."""
+QUICK_SEQUENCES = 4
+"""Of 128 tokens, for the plan that is timed against AutoScheme's."""
+Makers = dict[str, Callable[[], dict[str, str]]]
 
 
-class OutOfTime(Exception):
-    """The burst is over; what is finished is on disk."""
-
-
-class Bench:
-    """One model under one menu: what all allocators share."""
-
-    def __init__(self, options: argparse.Namespace, formats: list[str], until: float) -> None:
-        self.options, self.until = options, until
-        model = read_model(options.model)
-        self.units: list[Unit] = build_units(model, probe_cpu().device, formats=formats)
-        self.settings = SearchSettings(
-            trials=options.trials,
-            sensitivity="exact",
-            search_sequences=options.sequences,
-            select_sequences=options.sequences,
-            evaluate_sequences=4,
-            sensitivity_sequences=max(4, options.sequences // 2),
-            front_points=2,
-        )
-        self.spec = SearchSpec(
-            run_dir=options.out,
-            model_path=Path(options.model),
-            units=tuple(self.units),
-            fixed_bytes=fixed_bytes(model, self.units),
-            budget_bytes=0,
-            task=load_task("generic"),
-            settings=self.settings,
-            cache_dir=options.out / "cache",
-        )
-        self.setup = Setup(self.spec, self.emit)
-        self.host, self.store = self.setup.host, self.setup.store
-        self.seconds: dict[str, float] = {}
-        held = texts.evaluation(options.data)
-        self.held_out = {
-            name: Evaluator(
-                self.host,
-                self.store,
-                self.host.tokenise(
-                    random.Random(0).sample(items, len(items)), seq_len=128, max_sequences=options.held_out
-                ),
-                self.setup.cache / "reference",
-                name,
-            )
-            for name, items in held.items()
-        }
-        self._rule_scores: dict[str, rules.Scores] = {}
-
-    def emit(self, _event: Event) -> None:
-        """Stop between steps when the burst is over."""
-        if time.monotonic() > self.until:
-            raise OutOfTime
-
-    def bytes_for(self, bits: float) -> int:
-        """A budget in bytes over the units."""
-        return int(bits * sum(u.numel for u in self.units) / 8)
-
-    def table(self) -> SensitivityTable:
-        """Variants and sensitivities, timed once."""
-        mark = self.setup.cache / "seconds.json"
-        start = time.monotonic()
-        build_variants(self.host, self.store, self.setup.calibration, emit=self.emit)
-        known = self.setup.load_table()
-        found = known or score(self.setup, self.emit)
-        if known is None:
-            mark.write_text(json.dumps({"all": time.monotonic() - start}))
-        return found
-
-    def rule(self, name: str, make: Callable[[], rules.Scores]) -> rules.Scores:
-        """Scores of another tool's rule, made once and kept with their wall time."""
-        path = self.setup.cache / f"rule-{name}-{len(self.units)}.json"
-        if name not in self._rule_scores:
-            if not path.exists():
-                start = time.monotonic()
-                path.write_text(json.dumps({"scores": make(), "seconds": 0}))
-                data = json.loads(path.read_text())
-                data["seconds"] = time.monotonic() - start
-                path.write_text(json.dumps(data))
-            data = json.loads(path.read_text())
-            self._rule_scores[name], self.seconds[name] = data["scores"], data["seconds"]
-        return self._rule_scores[name]
-
-    def order(self) -> list[str]:
-        """MLX's order of the units."""
-        path = self.setup.cache / "order-mlx.json"
-        if not path.exists():
-            start = time.monotonic()
-            ids = self.setup.search.ids
-            reference = torch.from_numpy(np.array(self.setup.search.reference()))
-            found = rules.mlx_order(self.host, self.store, ids, reference, "int4", "int8")
-            path.write_text(json.dumps({"order": found, "seconds": time.monotonic() - start}))
-        data = json.loads(path.read_text())
-        self.seconds["mlx"] = data["seconds"]
-        return list(data["order"])
-
-
-def allocators(bench: Bench, table: SensitivityTable, bits: float) -> dict[str, Callable[[], dict[str, str]]]:
+def allocation(bench: Bench, table: SensitivityTable, bits: float) -> Makers:
     """Name to the function that makes the plan at the budget."""
     budget, units = bench.bytes_for(bits), bench.units
-    ids = bench.setup.search.ids
-
-    def exact(scores: rules.Scores) -> dict[str, str]:
-        return solve(units, scores, budget)
-
-    def without_16_bit(scores: rules.Scores) -> dict[str, str]:
-        fewer = [u.model_copy(update={"options": tuple(o for o in u.options if o != "BF16")}) for u in units]
-        return solve(fewer, scores, budget)
-
-    out: dict[str, Callable[[], dict[str, str]]] = {
-        "uniform": lambda: largest_uniform(units, budget),
+    return {
+        ADVISOR: lambda: searched(bench, table, budget),
+        others.AUTOSCHEME: lambda: others.answer(bench, others.AUTOSCHEME)["plans"][budget],
+        others.MODELOPT: lambda: others.answer(bench, others.MODELOPT)["plans"][budget],
+        "exact additive, measured KL": lambda: solve(units, table.scores(KL), budget),
+        "gradient at the low-bit point (MLX's rule)": lambda: rules.upgrade_in_order(
+            units, mlx_order(bench), "int4", "int8", budget
+        ),
         "first and last blocks high": lambda: rules.first_last(units, "int4", "int8", budget),
-        "weight error": lambda: exact(table.scores(MSE)),
-        "AutoScheme's rule": lambda: without_16_bit(
-            bench.rule("autoscheme", lambda: rules.autoscheme(bench.host, bench.store, ids))
+        "uniform": lambda: largest_uniform(units, budget),
+    }
+
+
+def ablation(bench: Bench, table: SensitivityTable, bits: float) -> Makers:
+    """Advisor's parts one by one; the last, all of them, is the row Advisor of `allocation`."""
+    budget, units = bench.bytes_for(bits), bench.units
+    never = {"correct_every": 10_000}
+    three = (KL, FISHER, GDY2)
+    blended = blend({s: table.scores(s) for s in three}, dict.fromkeys(three, 1.0), 1.0)
+    return {
+        "signal alone: weight error": lambda: solve(units, table.scores(MSE), budget),
+        "signal alone: (g.dy)^2": lambda: solve(units, table.scores(GDY2), budget),
+        "signal alone: Fisher probes": lambda: solve(units, table.scores(FISHER), budget),
+        "mean of KL, Fisher and (g.dy)^2": lambda: solve(units, blended, budget),
+        "choice among signals": lambda: searched(
+            bench, table, budget, **never, trials=4, contested_share=0.0
         ),
-        "ModelOpt's rule": lambda: exact(
-            bench.rule("modelopt", lambda: rules.modelopt(bench.host, bench.store, ids))
-        ),
-        "MLX's rule": lambda: rules.upgrade_in_order(units, bench.order(), "int4", "int8", budget),
+        "+ prices": lambda: searched(bench, table, budget, **never, contested_share=0.0),
+        "+ contested units": lambda: searched(bench, table, budget, **never),
+    }
+
+
+def raw(bench: Bench, _table: SensitivityTable, bits: float) -> Makers:
+    """What a straightforward Optuna script would do, at as many evaluations as Advisor has trials."""
+    budget = bench.bytes_for(bits)
+    return {
         "random search": lambda: raw_search(bench, budget, "random"),
         "TPE, raw categoricals": lambda: raw_search(bench, budget, "tpe"),
         "NSGA-II, raw categoricals": lambda: raw_search(bench, budget, "nsga"),
-        "exact additive, measured KL": lambda: exact(table.scores(KL)),
-        "exact additive, Fisher probes": lambda: exact(table.scores(FISHER)),
-        "exact additive, (g.dy)^2": lambda: exact(table.scores(GDY2)),
     }
-    out |= advisor_rows(bench, table, budget)
-    return out
 
 
-ADVISOR = "Advisor"
+def searched(bench: Bench, table: SensitivityTable, budget: int, **changes: object) -> dict[str, str]:
+    """The product's own search and choice; `changes` of its settings switch parts off."""
+    settings = bench.settings.model_copy(update=changes)
+    bench.setup.settings = settings
+    bench.setup.spec = bench.spec.model_copy(update={"budget_bytes": budget, "settings": settings})
+    trials = Trials(bench.units, bench.setup.search, settings, bench.emit)
+    search = PlanSearch(
+        bench.units,
+        table,
+        trials,
+        budget,
+        optuna.storages.InMemoryStorage(),
+        settings,
+        bench.emit,
+        name="bench",
+    )
+    search.run()
+    return Reporter(bench.setup, table, bench.emit).choose(search).plan.formats
 
 
-def advisor_rows(
-    bench: Bench, table: SensitivityTable, budget: int
-) -> dict[str, Callable[[], dict[str, str]]]:
-    """Advisor with its parts added one by one; the last row is the whole."""
-
-    def searched(**changes: object) -> dict[str, str]:
-        settings = bench.settings.model_copy(update=changes)
-        bench.setup.settings = settings
-        spec = bench.spec.model_copy(update={"budget_bytes": budget, "settings": settings})
-        bench.setup.spec = spec
-        name = f"{bench.setup.study_name(table)}-{settings.trials}"
-        trials = Trials(bench.units, bench.setup.search, settings, bench.emit)
-        search = PlanSearch(
-            bench.units, table, trials, budget, open_storage(None, bench.options.out), settings, bench.emit,
-            name=name,
-        )  # fmt: skip
-        search.run()
-        return Reporter(bench.setup, table, bench.emit).choose(search).plan.formats
-
-    never, whole = {"correct_every": 10_000}, bench.options.trials
-    return {
-        "Advisor: choice among signals": lambda: searched(**never, trials=4, contested_share=0.0),
-        "Advisor: + prices": lambda: searched(**never, contested_share=0.0),
-        "Advisor: + contested units": lambda: searched(**never, trials=whole),
-        ADVISOR: lambda: searched(trials=whole),
-    }
+def mlx_order(bench: Bench) -> list[str]:
+    """MLX's order of the units, on as many sequences as the table."""
+    path = bench.out / "order-mlx.json"
+    if not path.exists():
+        bench.clock.check()
+        start = time.monotonic()
+        ids = bench.setup.cell_sequences.ids
+        reference = torch.log_softmax(bench.host.logits(ids), -1)
+        found = rules.mlx_order(bench.host, bench.store, ids, reference, "int4", "int8")
+        path.write_text(json.dumps({"order": found, "seconds": time.monotonic() - start}))
+    data = json.loads(path.read_text())
+    bench.clock.charged_s += data["seconds"]
+    return list(data["order"])
 
 
 def largest_uniform(units: list[Unit], budget: int) -> dict[str, str]:
     """The largest uniform scheme that the budget holds."""
-    plans = [uniform(units, family) for family in ("int4", "int8", "fp8")]
-    fitting = [p for p in plans if p.bytes_of(units) <= budget]
-    return max(fitting, key=lambda p: p.bytes_of(units)).formats
+    plans = [uniform(units, family) for family in ("int4", "int8")]
+    return max((p for p in plans if p.bytes_of(units) <= budget), key=lambda p: p.bytes_of(units)).formats
 
 
 def repaired(units: list[Unit], plan: dict[str, str], budget: int, rng: random.Random) -> dict[str, str]:
@@ -231,7 +154,7 @@ def repaired(units: list[Unit], plan: dict[str, str], budget: int, rng: random.R
 
 
 def raw_search(bench: Bench, budget: int, kind: str) -> dict[str, str]:
-    """A categorical per unit, measured KL on the search split as objective, at equal evaluations."""
+    """A categorical per unit, measured KL on the search split as objective."""
     rng, count = random.Random(1), bench.options.trials
     sampler: optuna.samplers.BaseSampler = {
         "random": lambda: optuna.samplers.RandomSampler(seed=1),
@@ -253,46 +176,104 @@ def raw_search(bench: Bench, budget: int, kind: str) -> dict[str, str]:
     return best[1]
 
 
-def run(options: argparse.Namespace) -> list[dict[str, object]]:
-    """All rows, from disk where they are there."""
-    path = options.out / "results.jsonl"
-    options.out.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    known = {(r["allocator"], r["budget"]) for r in rows}
-    until = time.monotonic() + options.burst
-    for menu, rich in ((options.menu, False), (options.rich, True)):
-        if not menu:
+def cold(bench: Bench, bits: list[float]) -> dict[float, tuple[dict[str, str], float]]:
+    """Plans and seconds from nothing (no cache, the model not loaded) by Advisor's quickest signal."""
+    start = time.monotonic()
+    host = ModelHost.load(bench.options.model, bench.units)
+    ids = host.tokenise(bench.spec.task.splits.search, seq_len=128, max_sequences=QUICK_SEQUENCES)
+    scores = quick_scores(host, ids)
+    return {b: (solve(bench.units, scores, bench.bytes_for(b)), time.monotonic() - start) for b in bits}
+
+
+def time_part(bench: Bench, rows: Rows) -> None:
+    """Advisor's fastest plans, with the seconds that they take from a cold start."""
+    if any(r["part"] == "time" for r in rows.all):
+        return
+    for bits, (formats, seconds) in cold(bench, bench.options.budgets).items():
+        rows.add(row_of(bench, "time", "Advisor's quick scores, cold start", bits, formats, seconds))
+
+
+def product_part(bench: Bench, rich: Bench, rows: Rows, budgets: list[float]) -> None:
+    """Final checkpoints of every tool."""
+    table = None
+    for bits in budgets:
+        if rows.has("product", ADVISOR, bits):
             continue
-        bench = Bench(options, menu, until)
-        table = bench.table()
-        for bits in options.budgets:
-            todo = (
-                {"Advisor, richer menu": advisor_rows(bench, table, bench.bytes_for(bits))[ADVISOR]}
-                if rich
-                else allocators(bench, table, bits)
-            )
-            for name, make in todo.items():
-                if (name, bits) in known or (options.only and name not in options.only):
-                    continue
-                bench.emit(None)  # type: ignore[arg-type]
-                start = time.monotonic()
+        table = table or rich.table()
+        seconds: dict[str, float] = {}
+        with rich.timed(seconds, ADVISOR):
+            formats = searched(rich, table, rich.bytes_for(bits))
+        made = products.ours(rich, formats, bits)
+        texts = products.qualities(made["texts"])
+        total = seconds[ADVISOR] + made["seconds"]
+        rows.add(row_of(rich, "product", ADVISOR, bits, formats, total, texts))
+    for tool in products.TOOLS:
+        if all(rows.has("product", tool, b) for b in budgets) or tool in bench.options.skip:
+            continue
+        for bits, made in products.peer(bench, tool, budgets).items():
+            texts = products.qualities(made["texts"])
+            rows.add(row_of(bench, "product", tool, bits, made["formats"], made["seconds"], texts))
+
+
+def row_of(
+    bench: Bench,
+    part: str,
+    name: str,
+    bits: float,
+    formats: dict[str, str],
+    seconds: float,
+    texts: dict[str, dict] | None = None,
+) -> dict[str, object]:
+    """A finished row; quality is that of the shared weights unless it was measured elsewhere."""
+    plan = PrecisionPlan(formats=formats, label=name)
+    if texts is None:
+        texts = {t: q.model_dump(mode="json") for t, q in bench.judge(formats).items()}
+    return {
+        "part": part,
+        "allocator": name,
+        "budget": bits,
+        "bits": plan.bits_per_weight(bench.units),
+        "seconds": seconds,
+        "counts": dict(plan.counts()),
+        "formats": formats,
+        "texts": texts,
+    }
+
+
+class Rows:
+    """Finished rows, on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.all = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def has(self, part: str, name: str, bits: float) -> bool:
+        """Whether that row is there."""
+        return any((r["part"], r["allocator"], r["budget"]) == (part, name, bits) for r in self.all)
+
+    def add(self, row: dict[str, object]) -> None:
+        """Keep and show a row."""
+        self.all.append(row)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        bits, kl = f"{row['bits']:.3f} bits", f"KL {pooled(row).mean():.4g}"
+        print(f"{row['budget']:4} {row['allocator']:44} {bits}  {kl}", flush=True)
+
+
+def fill(bench: Bench, part: str, makers: Callable[..., Makers], budgets: list[float], rows: Rows) -> None:
+    """Make and measure what is missing of a part."""
+    table = bench.table()
+    for bits in budgets:
+        for name, make in makers(bench, table, bits).items():
+            if rows.has(part, name, bits) or (bench.options.only and name not in bench.options.only):
+                continue
+            seconds: dict[str, float] = {}
+            with bench.timed(seconds, name):
                 plan = PrecisionPlan(formats=make(), label=name)
-                row: dict[str, object] = {
-                    "allocator": name,
-                    "budget": bits,
-                    "bits": plan.bits_per_weight(bench.units),
-                    "seconds": time.monotonic() - start,
-                    "formats": dict(plan.counts()),
-                    "texts": {
-                        text: evaluator.quality(plan.formats).model_dump(mode="json")
-                        for text, evaluator in bench.held_out.items()
-                    },
-                }
-                rows.append(row)
-                with path.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(f"{bits:4} {name:34} {row['bits']:.3f} bits  KL {pooled(row).mean():.4g}", flush=True)
-    return rows
+            assert plan.bytes_of(bench.units) <= bench.bytes_for(bits), name
+            if name in others.NOTES:
+                seconds[name] = others.answer(bench, name)["seconds"]
+            rows.add(row_of(bench, part, name, bits, plan.formats, seconds[name]))
 
 
 def pooled(row: dict) -> np.ndarray:
@@ -300,30 +281,58 @@ def pooled(row: dict) -> np.ndarray:
     return np.concatenate([np.array(q["sequence_kl"]) for q in row["texts"].values()])
 
 
-def report(rows: list[dict], out: Path) -> None:
+TITLES = {
+    ("allocation", "raw", "time"): "Allocation alone: the same quantized weights for everyone",
+    ("ablation",): "Advisor's parts one by one",
+    ("product",): "Final checkpoints, each tool by its own best method",
+}
+
+
+def report(rows: list[dict], out: Path) -> str:
     """table.md and front.html."""
-    lines = ["| budget | allocator | bits | KL | minus Advisor, 95 % interval | perplexity W/G/H | s |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    text = ""
+    for parts, title in TITLES.items():
+        here = [r for r in rows if r["part"] in parts]
+        if "ablation" in parts and here:
+            budgets = {r["budget"] for r in here}
+            here += [r for r in rows if r["part"] == "allocation" and r["allocator"] == ADVISOR and
+                     r["budget"] in budgets]  # fmt: skip
+        if here:
+            text += f"### {title}\n\n{table_of(here)}\n"
+    engine = out / "engine.md"
+    if engine.exists():
+        text += f"### Final checkpoints in vLLM\n\n{engine.read_text()}"
+    (out / "table.md").write_text(text)
+    draw([r for r in rows if r["part"] in ("allocation", "raw")], out)
+    return text
+
+
+def table_of(rows: list[dict]) -> str:
+    """One table, budget by budget, the best first."""
+    lines = [
+        "| budget | allocator | bits | KL | over Advisor's | minus Advisor's, 95 % | perplexity W/G/H | s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for bits in sorted({r["budget"] for r in rows}):
-        here = [r for r in rows if r["budget"] == bits]
+        here = sorted((r for r in rows if r["budget"] == bits), key=lambda r: pooled(r).mean())
         ours = next((r for r in here if r["allocator"] == ADVISOR), None)
         for row in here:
-            difference = "-"
+            difference = ratio = "-"
             if ours is not None and row is not ours:
                 mean, low, high = paired_difference(pooled(row), pooled(ours))
-                difference = f"{mean:+.3g} [{low:+.3g}, {high:+.3g}]"
+                difference = f"{mean:+.2g} [{low:+.2g}, {high:+.2g}]"
+                ratio = f"{pooled(row).mean() / pooled(ours).mean():.2f}"
+                if row["formats"] == ours["formats"] and row["part"] != "product":
+                    difference = "the same plan"
             ppl = " / ".join(f"{q['perplexity']:.2f}" for q in row["texts"].values())
-            cells = (
-                bits,
-                row["allocator"],
-                f"{row['bits']:.3f}",
-                f"{pooled(row).mean():.3g}",
-                difference,
-                ppl,
-            )
+            name = f"**{ADVISOR}**" if row is ours else row["allocator"]
+            cells = (bits, name, f"{row['bits']:.3f}", f"{pooled(row).mean():.3g}", ratio, difference, ppl)
             lines.append(f"| {' | '.join(str(c) for c in cells)} | {row['seconds']:.0f} |")
-    (out / "table.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: list[dict], out: Path) -> None:
+    """KL over bits, one line for each allocator."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
@@ -331,9 +340,9 @@ def report(rows: list[dict], out: Path) -> None:
         mine = sorted((r for r in rows if r["allocator"] == name), key=lambda r: r["bits"])
         figure.add_scatter(x=[r["bits"] for r in mine], y=[pooled(r).mean() for r in mine], name=name)
     figure.update_layout(
-        xaxis_title="bits per weight", yaxis_title="held-out KL", yaxis_type="log", title=out.name
+        xaxis_title="bits per weight", yaxis_title="KL on held-out text", yaxis_type="log", title=out.name
     )
-    figure.write_html(out / "front.html")
+    figure.write_html(out / "front.html", include_plotlyjs="cdn")
 
 
 def main() -> None:
@@ -344,25 +353,49 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, help="search cache to use (default: one of its own in OUT)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["allocation", "ablation", "raw"])
     parser.add_argument("--budgets", type=float, nargs="+", default=[4.5, 5.0, 5.5, 6.0, 7.0])
+    parser.add_argument("--budgets-ablation", type=float, nargs="+", help="default: those of --budgets")
     parser.add_argument("--menu", nargs="+", default=["W4A16", "W8A8"])
-    parser.add_argument("--rich", nargs="*", default=[])
-    parser.add_argument("--trials", type=int, default=24)
-    parser.add_argument("--sequences", type=int, default=16)
-    parser.add_argument("--held-out", type=int, default=16)
-    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--rich", nargs="+", default=RICH, help="menu of Advisor's own product")
+    parser.add_argument("--budgets-product", type=float, nargs="+", default=[4.5, 5.0, 6.0])
+    parser.add_argument("--iters", type=int, default=50, help="of AutoRound's tuning, steps a block")
+    parser.add_argument("--skip", nargs="*", default=[], help="tools left out of the products")
+    parser.add_argument("--trials", type=int, default=24, help="of Advisor's search, and of the raw searches")
+    parser.add_argument("--samples", type=int, default=16, help="of 256 tokens for AutoScheme and ModelOpt")
+    parser.add_argument("--held-out", type=int, default=16, help="sequences of 128 tokens of each text")
+    parser.add_argument("--modelopt-python", type=Path, default=Path(sys.executable))
+    parser.add_argument("--only", nargs="*", default=[], help="names of allocators")
     parser.add_argument("--burst", type=float, default=math.inf)
-    parser.add_argument("--quick", action="store_true", help="8 trials, 8 sequences, 8 held-out ones a text")
     options = parser.parse_args()
     options.out = options.out.resolve()
-    if options.quick:
-        options.trials, options.sequences, options.held_out = 8, 8, 8
+    options.cache = (options.cache or options.out / "cache").resolve()
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = Rows(options.out / "results.jsonl")
+    until = time.monotonic() + options.burst
+    bench = Bench(options, options.menu, until)
+    fewer = options.budgets_ablation or options.budgets
     try:
-        rows = run(options)
+        for part, makers, budgets in (
+            ("allocation", allocation, options.budgets),
+            ("ablation", ablation, fewer),
+            ("raw", raw, fewer),
+        ):
+            if part in options.parts:
+                fill(bench, part, makers, budgets, rows)
+        some = options.budgets_product
+        if "time" in options.parts:
+            time_part(bench, rows)
+        if "product" in options.parts:
+            product_part(bench, Bench(options, options.rich, until), rows, some)
+        if "engine" in options.parts:
+            (options.out / "engine.md").write_text(engine_ranking.rank(bench, rows.all, some))
     except OutOfTime:
         print("the burst is over: the same command goes on", file=sys.stderr)
         sys.exit(75)
-    report(rows, options.out)
+    finally:
+        print(report(rows.all, options.out))
 
 
 if __name__ == "__main__":

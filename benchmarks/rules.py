@@ -1,14 +1,12 @@
-"""Allocation rules of other tools, on the same quantized weights, formats and text as Advisor's.
+"""Allocation rules of other tools that are not on this machine, on Advisor's quantized weights, formats and
+text.
 
-Re-implementations from the tools' sources, not their code:
+Re-implementations from the tools' sources, not their code (AutoScheme and ModelOpt run themselves:
+others.py):
 
-* `autoscheme`: AutoRound 0.15 `auto_scheme/delta_loss.py`: sum |gradient x weight difference| with the model
-  quantized uniformly in the format, plus the same for rounded activations; their DP is an exact knapsack.
-* `modelopt`: nvidia-modelopt 0.47 `quantization/algorithms.py: _get_auto_quantize_score`: sum of
-  (gradient x output difference)^2, elementwise, at the original model; their ILP is the same knapsack.
 * `mlx`: mlx-lm `quant/dynamic_quant.py`: gradient of the KL at the low-bit point times (low - high), per
-weight; the most sensitive layers get the high format while the budget lasts (their threshold search). *
-`first_last`: as many blocks as fit from both ends in the high format.
+  weight; the most sensitive layers get the high format while the budget lasts (their threshold search).
+* `first_last`: as many blocks as fit from both ends in the high format.
 """
 
 from __future__ import annotations
@@ -18,21 +16,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from profiles.formats import get_format
 from tuners.model.host import ModelHost
-from tuners.model.variants import VariantStore, _activation_rounding
+from tuners.model.variants import VariantStore
 from tuners.plan import Unit, uniform
-
-Scores = dict[str, dict[str, float]]
 
 
 class Watch:
-    """Inputs, and gradients of inputs and outputs, of every linear in one forward and backward pass."""
+    """Inputs, and gradients of outputs, of every linear in one forward and backward pass."""
 
     def __init__(self, host: ModelHost) -> None:
         self.host = host
         self.inputs: dict[str, Tensor] = {}
-        self.input_grads: dict[str, Tensor] = {}
         self.output_grads: dict[str, Tensor] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
@@ -40,7 +34,6 @@ class Watch:
         def hook_of(name: str):
             def hook(_m: torch.nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
                 self.inputs[name] = args[0].detach()
-                args[0].register_hook(lambda g: self.input_grads.__setitem__(name, g.detach()))
                 out.register_hook(lambda g: self.output_grads.__setitem__(name, g.detach()))
 
             return hook
@@ -64,65 +57,6 @@ def weights_only(host: ModelHost, store: VariantStore, formats: dict[str, str]) 
     for unit in host.units.values():
         for linear in unit.linears:
             host.linear(linear.name).__dict__.pop("forward", None)
-
-
-def autoscheme(host: ModelHost, store: VariantStore, ids: Tensor) -> Scores:
-    """|g . dW| at the quantized point, one pass per format family."""
-    units = list(host.units.values())
-    families = sorted({get_format(f).family for u in units for f in u.options if f != "BF16"})
-    out: Scores = {u.name: {} for u in units}
-    for family in families:
-        plan = uniform(units, family).formats
-        weights_only(host, store, plan)
-        try:
-            for row in range(len(ids)):
-                batch = ids[row : row + 1]
-                with Watch(host) as seen, torch.enable_grad():
-                    host.model(input_ids=batch, labels=batch, use_cache=False).loss.backward()
-                for unit in units:
-                    fmt = plan[unit.name]
-                    if fmt == "BF16":
-                        continue
-                    out[unit.name][fmt] = out[unit.name].get(fmt, 0.0) + sum(
-                        _weight_and_input_score(host, seen, m.name, fmt) for m in unit.linears
-                    )
-        finally:
-            store.install(dict.fromkeys(plan, "BF16"))
-    return out
-
-
-def _weight_and_input_score(host: ModelHost, seen: Watch, name: str, fmt: str) -> float:
-    x, grad = seen.inputs[name][0], seen.output_grads[name][0]
-    difference = host.original[name] - host.linear(name).weight.data
-    score = float((grad.t() @ x).mul_(difference).abs_().sum())
-    rounding = _activation_rounding(get_format(fmt))
-    if rounding is not None:
-        score += float((seen.input_grads[name][0] * (x - rounding(x))).abs().sum())
-    return score
-
-
-def modelopt(host: ModelHost, store: VariantStore, ids: Tensor) -> Scores:
-    """Sum of (g x dy)^2, elementwise, with the gradient of the language model's loss."""
-    units = list(host.units.values())
-    out: Scores = {u.name: {} for u in units}
-    for row in range(len(ids)):
-        batch = ids[row : row + 1]
-        with Watch(host) as seen, torch.enable_grad():
-            host.model(input_ids=batch, labels=batch, use_cache=False).loss.backward()
-        with torch.no_grad():
-            for unit in units:
-                for fmt in unit.options:
-                    if fmt == "BF16":
-                        continue
-                    with store.installed({unit.name: fmt}):
-                        score = 0.0
-                        for m in unit.linears:
-                            module, x = host.linear(m.name), seen.inputs[m.name]
-                            before = torch.nn.functional.linear(x, host.original[m.name], module.bias)
-                            dy = module(x) - before
-                            score += float((seen.output_grads[m.name] * dy).square().sum())
-                    out[unit.name][fmt] = out[unit.name].get(fmt, 0.0) + score
-    return out
 
 
 def mlx_order(

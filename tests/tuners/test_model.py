@@ -16,6 +16,8 @@ from tuners.model.variants import VariantStore, fp8_per_token, int8_per_token, r
 from tuners.plan import Unit, uniform
 from tuners.sensitivity.fast import measure_fast
 from tuners.sensitivity.measure import measure_kl
+from tuners.sensitivity.quick import quick_scores
+from tuners.sensitivity.stopping import rank_correlation
 from tuners.sensitivity.table import Cell, CellLog, SensitivityTable, blend
 
 
@@ -143,6 +145,23 @@ def test_sensitivity_resumes_and_its_signals_rank_alike(
         assert correlation is not None
         assert correlation > 0.7
     assert table.ratio_of_sums("fisher") == pytest.approx(1.0, abs=0.35)
+
+
+def test_quick_scores_rank_units_as_the_stored_variants_do_and_write_nothing(
+    host: ModelHost, store: VariantStore, ids: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = {n: p.detach().clone() for n, p in host.model.named_parameters()}
+    quick = quick_scores(host, ids[:4])
+    full = measure_fast(host, store, ids, probes=4).gdy2
+    assert {(u, f) for u, row in quick.items() for f in row} == set(full)
+    for fmt in ("W8A8", "W4A16_G64", "W4A16_G128"):
+        units = [u for u in quick if fmt in quick[u]]
+        if len(units) > 3:
+            pairs = [(quick[u][fmt], full[u, fmt]) for u in units]
+            assert rank_correlation(*zip(*pairs, strict=True)) > 0.6
+    assert all(torch.equal(before[n], p) for n, p in host.model.named_parameters())
+    assert not list(tmp_path.iterdir())
 
 
 def test_blend_of_one_signal_keeps_its_order() -> None:

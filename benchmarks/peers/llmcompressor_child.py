@@ -1,0 +1,59 @@
+"""llm-compressor's GPTQ with one scheme for the whole model, by its documented recipe, in a process of its
+own."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+
+from judge import judged
+
+
+def main() -> None:
+    """Answer one request: that of `autoround_child.py` with `held_out`."""
+    request = json.load(sys.stdin)
+    start = time.monotonic()
+    import llmcompressor
+    import torch
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+    from datasets import Dataset
+    from llmcompressor import oneshot
+    from llmcompressor.modifiers.gptq import GPTQModifier
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(request["model"], dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(request["model"])
+    with open(request["texts"]) as file:
+        texts = json.load(file)[: request["nsamples"]]
+    rows = [tokenizer(t, truncation=True, max_length=request["seqlen"]) for t in texts]
+    weights = QuantizationArgs(
+        num_bits=4, type="int", symmetric=True, strategy="group", group_size=request["group_size"]
+    )
+    recipe = GPTQModifier(
+        ignore=["lm_head"],
+        config_groups={"group_0": QuantizationScheme(targets=["Linear"], weights=weights)},
+    )
+    oneshot(
+        model=model,
+        dataset=Dataset.from_list([dict(r) for r in rows]),
+        recipe=recipe,
+        num_calibration_samples=len(rows),
+        max_seq_length=request["seqlen"],
+    )
+    answer = {"seconds": time.monotonic() - start, "version": llmcompressor.__version__}
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder, save_compressed=True)
+        from transformers import CompressedTensorsConfig
+
+        again = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, quantization_config=CompressedTensorsConfig(run_compressed=False)
+        )
+        answer["texts"] = judged(again, request["held_out"])
+    with open(request["out"], "w") as file:
+        json.dump(answer, file)
+
+
+if __name__ == "__main__":
+    main()
