@@ -47,6 +47,11 @@ def formats(shape: dict, algorithm: str) -> list[dict[str, Any]]:
     ]
 
 
+def effective_bits(request: dict, budget: int) -> float:
+    """A budget as ModelOpt counts: over all linears, what is left out (`lm_head`) at 16 bits."""
+    return (budget * 8 + 16 * request["left_out"]) / (request["numel"] + request["left_out"])
+
+
 def search(request: dict, budget: int, int4: str, checkpoint: str | None = None) -> tuple[Any, dict]:
     """The searched model and ModelOpt's state; scores come from `checkpoint` when it is there."""
     import modelopt.torch.quantization as mtq
@@ -62,12 +67,18 @@ def search(request: dict, budget: int, int4: str, checkpoint: str | None = None)
         torch.tensor([tokenizer(t, add_special_tokens=False)["input_ids"][: request["seqlen"]]])
         for t in texts
     ]
+    listed = {n for names in request["linears"].values() for n in names}
+    request["left_out"] = sum(
+        m.weight.numel()
+        for n, m in model.named_modules()
+        if isinstance(m, torch.nn.Linear) and n not in listed
+    )
     spaces: dict[str, list[str]] = {}
     for unit, names in request["linears"].items():
         spaces.setdefault(json.dumps(request["shapes"][unit], sort_keys=True), []).extend(names)
     return mtq.auto_quantize(
         model,
-        constraints={"effective_bits": budget * 8 / request["numel"]},
+        constraints={"effective_bits": effective_bits(request, budget)},
         quantization_formats=formats(json.loads(next(iter(spaces))), int4),
         module_search_spaces=[
             {"module_name_patterns": names, "quantization_formats": formats(json.loads(key), int4)}
@@ -113,7 +124,7 @@ def allocate(request: dict) -> dict:
     """Plans by budget, and seconds: to the scores and the first plan, and of all."""
     start = time.monotonic()
     import modelopt
-    from modelopt.torch.quantization.model_quant import _resolve_best_recipe
+    from modelopt.torch.quantization.algorithms import _resolve_best_recipe
 
     loaded = time.monotonic()
     _, state = search(request, request["budgets"][0], "max")
@@ -124,7 +135,7 @@ def allocate(request: dict) -> dict:
 
     plans = {}
     for budget in request["budgets"]:
-        target = budget * 8 / request["numel"]
+        target = effective_bits(request, budget)
         plan = solved(target)
         while sum(request["bytes"][u][f] for u, f in plan.items()) > budget:
             target -= 0.001
