@@ -117,6 +117,15 @@ COMMANDS: dict[str, Command] = {
         (
             "advisor quantize --run advisor-runs/model-3fa1c09e",
             "advisor quantize --model ./model --plan plan.yaml",
+            "advisor quantize --run DIR --method W4A16=awq-gptq,W8A8=smoothquant",
+        ),
+    ),
+    "recover": Command(
+        "advisor.cli.stages:recover",
+        "Train a run's checkpoint towards the original, at the same bytes.",
+        (
+            "advisor recover advisor-runs/model-3fa1c09e",
+            "advisor recover DIR --steps 400 && advisor validate --run DIR",
         ),
     ),
     "validate": Command(

@@ -101,6 +101,15 @@ class Weights:
         Parameter(name="--rounding-steps", help="Steps per block that autoround learns for (200)."),
     ] = None
 
+    recover: Annotated[
+        int | None,
+        Parameter(
+            name="--recover",
+            help="Steps of training the checkpoint towards the original after quantization (0: none; 200 are "
+            "usual). On calibration text alone.",
+        ),
+    ] = None
+
     def changes(self) -> dict[str, object]:
         """Fields of the run's inputs that were given.
 
@@ -109,7 +118,10 @@ class Weights:
         """
         from tuners.quantize.methods import parse_methods
 
-        given: dict[str, object] = {"rounding_steps": self.rounding_steps}
+        given: dict[str, object] = {
+            "rounding_steps": self.rounding_steps,
+            "recover_steps": self.recover,
+        }
         if self.method is not None:
             given["methods"] = parse_methods(self.method)
         return {name: value for name, value in given.items() if value is not None}

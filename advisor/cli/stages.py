@@ -39,6 +39,28 @@ def quantize(
                   weights.changes())  # fmt: skip
 
 
+def recover(
+    run: Annotated[Path, Parameter(help="A run directory with a plan.")],
+    /,
+    *,
+    steps: Annotated[
+        int, Parameter(name="--steps", help="Steps of 512 tokens; 0 goes back to the plain checkpoint.")
+    ] = 200,
+    offline: Offline = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Train the checkpoint of a run towards the original: scales, norms and 4-bit codes; the bytes stay.
+
+    Uses calibration text alone, and keeps the result only where text that it did not train on agrees better
+    with the original. Validate again afterwards: advisor validate --run DIR.
+    """
+    return _stage("quantize", run, None, None, "generic", True, offline, yes, dry_run, json, quiet,
+                  {"recover_steps": steps})  # fmt: skip
+
+
 def validate(
     *,
     run: Run = None,

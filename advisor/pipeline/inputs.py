@@ -15,7 +15,7 @@ from profiles.errors import UsageError
 from profiles.footprint.schema import ServingSpec
 from profiles.provenance import Contract
 from tuners.quantize.methods import Method
-from tuners.quantize.schema import ROUNDING_STEPS
+from tuners.quantize.schema import MAX_RECOVER_STEPS, ROUNDING_STEPS
 
 EFFORT = frozenset(
     {
@@ -31,6 +31,7 @@ EFFORT = frozenset(
         "floor",
         "methods",
         "rounding_steps",
+        "recover_steps",
     }
 )
 """Fields that say how hard to try or how to judge, not what is asked: they may change between calls of one
@@ -60,6 +61,7 @@ class RunInputs(Contract):
     calibration_tokens: int = Field(default=256, ge=8)
     methods: dict[str, Method] = {}  # format, beginning of formats' names, family or * -> method
     rounding_steps: int = Field(default=ROUNDING_STEPS, ge=1, le=2000)  # of AutoRound, per block
+    recover_steps: int = Field(default=0, ge=0, le=MAX_RECOVER_STEPS)  # of training after quantization
     eval_tokens: int | None = Field(default=None, ge=64)
     trust_remote_code: bool = False
     offline: bool = False

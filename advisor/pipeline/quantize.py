@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 OUTPUTS = ("checkpoint/config.json", "quantize.json")
 
 
+def _recovered(result: QuantizeResult) -> str:
+    found = result.recovery
+    if found is None:
+        return ""
+    if not found.kept:
+        return f"; {found.steps} steps of recovery did not help: left as it was"
+    gain = 1 - found.kl_after / found.kl_before
+    return f"; {found.steps} steps of recovery: KL on unseen calibration text {gain:.0%} lower"
+
+
 def load_plan(workspace: Workspace) -> PrecisionPlan:
     """plan.yaml of a run.
 
@@ -71,16 +81,19 @@ def quantize_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, plan: P
 
     scales = workspace.path("input_scales.npz")
     found = scales.exists()
+    splits = facts.task.splits
     return QuantizeSpec(
         model_path=facts.model_path,
         units=facts.units,
         plan=plan,
         out_dir=str(workspace.path("checkpoint").resolve()),
-        calibration_texts=facts.task.splits.search,
+        calibration_texts=splits.search,
         num_samples=inputs.calibration_samples,
         max_seq_length=inputs.calibration_tokens,
         methods=inputs.methods,
         rounding_steps=inputs.rounding_steps,
+        recover_steps=inputs.recover_steps,
+        held_out=tuple(sorted(splits.fingerprints("select") | splits.fingerprints("evaluate"))),
         seed=inputs.seed,
         trust_remote_code=inputs.trust_remote_code,
         overwrite=True,
@@ -99,7 +112,7 @@ def quantize(
     check_plan(plan, facts)
     spec = quantize_spec(context.workspace, inputs, facts, plan)
     stamp = {
-        "spec": spec.model_dump(mode="json", exclude={"out_dir", "model_path", "input_scales"}),
+        "spec": spec.model_dump(mode="json", exclude={"out_dir", "model_path", "input_scales", "held_out"}),
         "checkpoint": checkpoint_stamp(facts.model),
         "versions": versions(),
     }
@@ -115,7 +128,7 @@ def quantize(
         )
         result = QuantizeResult.model_validate(answer)
         write_json(stage.workspace.path("quantize.json"), result)
-        return f"{result.weight_bytes / 2**20:,.1f} MiB of weights in {result.checkpoint}"
+        return f"{result.weight_bytes / 2**20:,.1f} MiB of weights in {result.checkpoint}{_recovered(result)}"
 
     run_stage(context, "quantize", "Quantizing", stamp, OUTPUTS, work, resume=resume)
     return QuantizeResult.model_validate(json.loads(context.workspace.path("quantize.json").read_text()))

@@ -248,6 +248,10 @@ def predictions(workspace: Workspace, facts: Facts, serving: ServingSpec, plan: 
     best = found.held_out[0]
     if best.plan.key != plan.key:
         return Predictions(**memory, source="footprint alone: the search measured another plan")
+    if not _made_as_searched(workspace, facts, plan):
+        return Predictions(
+            **memory, source="footprint alone: the weights were made in another way than the search's"
+        )
     return Predictions(
         **memory,
         perplexity_ratio=best.quality.perplexity / found.perplexity_original,
@@ -255,6 +259,20 @@ def predictions(workspace: Workspace, facts: Facts, serving: ServingSpec, plan: 
         top1=best.quality.top1,
         source="footprint, and the search's measurement on the held-out split",
     )
+
+
+def _made_as_searched(workspace: Workspace, facts: Facts, plan: PrecisionPlan) -> bool:
+    """Whether the checkpoint's weights are those that the search measured: default methods, no recovery."""
+    from tuners.quantize.methods import by_format, methods_by_unit
+    from tuners.quantize.schema import QuantizeResult
+
+    path = workspace.path("quantize.json")
+    if not path.exists():
+        return True
+    made = QuantizeResult.model_validate_json(path.read_text(encoding="utf-8"))
+    default = by_format(plan, methods_by_unit(facts.units, plan.model_copy(update={"methods": {}}), {}))
+    kept = made.recovery is not None and made.recovery.kept
+    return made.methods == default and not kept
 
 
 def _measure(stage: StageContext, spec: MeasureSpec, name: str) -> EngineMeasurement:

@@ -24,7 +24,7 @@ STAGE = {
     "--run", "--plan", "--model", "--task", "--resume", "--no-resume", "--offline", "--yes", "-y",
     "--dry-run", "--json", "--quiet", "-q",
 }  # fmt: skip
-WEIGHTS = {"--method", "--rounding-steps"}
+WEIGHTS = {"--method", "--rounding-steps", "--recover"}
 SURFACE: dict[str, set[str]] = {
     "hardware": {"--gpu", "--count", "--formats", "--bench", "--json", "--quiet", "-q"},
     "inspect": {
@@ -67,6 +67,7 @@ SURFACE: dict[str, set[str]] = {
         "--json", "--quiet", "-q",
     },
     "quantize": STAGE | WEIGHTS,
+    "recover": {"--steps", "--offline", "--yes", "-y", "--dry-run", "--json", "--quiet", "-q"},
     "validate": STAGE,
     "export": STAGE,
     "gguf": {"--run", "--out", "--json", "--quiet", "-q"},

@@ -18,9 +18,9 @@ from profiles.errors import AdvisorError, EnvironmentProblem, RunFailed, UsageEr
 from tuners.child import child_main, peak_rss_bytes
 from tuners.events import Emit, Message, StageFinished, StageStarted
 from tuners.quantize.groups import quantization_config
-from tuners.quantize.llmcompressor_backend import STAGE, write_checkpoint
+from tuners.quantize.llmcompressor_backend import STAGE, Written, write_checkpoint
 from tuners.quantize.preflight import check
-from tuners.quantize.schema import QuantizeResult, QuantizeSpec
+from tuners.quantize.schema import QuantizeResult, QuantizeSpec, RecoverResult
 from tuners.quantize.source import Source, read_source
 from tuners.quantize.verify import verify_checkpoint
 
@@ -49,6 +49,7 @@ def run(spec: QuantizeSpec, emit: Emit) -> QuantizeResult:
     out, partial = Path(spec.out_dir), spec.partial_dir
     key = fingerprint(spec, source)
     done = finished(out, key)
+    unrecovered = finished(out, fingerprint(spec.model_copy(update={"recover_steps": 0}), source))
     if done is not None:
         verify_checkpoint(out, spec.units, spec.plan, source)
         emit(StageFinished(stage=STAGE, title=TITLE, seconds=0, skipped=True, summary=f"{out} is up to date"))
@@ -58,14 +59,24 @@ def run(spec: QuantizeSpec, emit: Emit) -> QuantizeResult:
     if partial.exists():
         emit(Message(stage=STAGE, text=f"removing {partial}, left by a run that did not finish"))
         shutil.rmtree(partial)
-    partial.mkdir(parents=True)
+    recovery: RecoverResult | None = None
     try:
-        written = write_checkpoint(spec, source, partial, emit)
+        if unrecovered is None:
+            partial.mkdir(parents=True)
+            written = write_checkpoint(spec, source, partial, emit)
+        else:
+            emit(
+                Message(stage=STAGE, text=f"{out} is of this plan: its weights are recovered, not made again")
+            )
+            shutil.copytree(out, partial, ignore=shutil.ignore_patterns(MARKER))
+            written = Written.model_validate(unrecovered.model_dump(include=set(Written.model_fields)))
+        if spec.recover_steps:
+            recovery = _recover(spec, partial, emit)
     except (AdvisorError, MemoryError, KeyboardInterrupt):
         raise
     except Exception as exc:  # whatever the library raises is one failed stage
         raise RunFailed(
-            "llm-compressor could not quantize the model",
+            "the model could not be quantized",
             where=spec.model_path,
             got=f"{type(exc).__name__}: {exc}"[:500],
             next_step="the log of this stage has the details",
@@ -81,6 +92,7 @@ def run(spec: QuantizeSpec, emit: Emit) -> QuantizeResult:
         peak_rss_bytes=peak_rss_bytes(),
         recipe=str(out / "recipe.yaml"),
         plan_key=spec.plan.key,
+        recovery=recovery,
         **written.model_dump(),
     )
     (partial / MARKER).write_text(f"{key}\n{result.model_dump_json()}\n", encoding="utf-8")
@@ -97,9 +109,28 @@ def run(spec: QuantizeSpec, emit: Emit) -> QuantizeResult:
     return result
 
 
+def _recover(spec: QuantizeSpec, folder: Path, emit: Emit) -> RecoverResult:
+    from tuners.quantize.recover import RecoverSpec, recover_checkpoint
+
+    return recover_checkpoint(
+        folder,
+        RecoverSpec(
+            model_path=spec.model_path,
+            units=spec.units,
+            plan=spec.plan,
+            texts=spec.calibration_texts,
+            held_out=spec.held_out,
+            steps=spec.recover_steps,
+            seed=spec.seed,
+            trust_remote_code=spec.trust_remote_code,
+        ),
+        emit,
+    )
+
+
 def fingerprint(spec: QuantizeSpec, source: Source) -> str:
     """Hash of everything that decides the checkpoint: the request and the source's files."""
-    text = spec.model_dump_json(exclude={"out_dir", "overwrite", "input_scales"})
+    text = spec.model_dump_json(exclude={"out_dir", "overwrite", "input_scales", "held_out"})
     for path in sorted(Path(source.path).iterdir()):
         stat = path.stat()
         text += f"\n{path.name} {stat.st_size} {stat.st_mtime_ns}"

@@ -66,6 +66,7 @@ def write_checkpoint(spec: QuantizeSpec, source: Source, folder: Path, emit: Emi
         os.environ.setdefault(name, value)
     import psutil  # type: ignore[import-untyped]
     import torch
+    from llmcompressor.core import reset_session
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.manual_seed(spec.seed)
@@ -90,6 +91,7 @@ def write_checkpoint(spec: QuantizeSpec, source: Source, folder: Path, emit: Emi
     input_scaled = fold_input_scales(spec, model, tokenizer, sequences, emit)
     _oneshot(spec, source, model, tokenizer, sequences if _calibrated(spec) else [], emit)
     _save(spec, source, model, folder)
+    reset_session()  # the library's session would keep the model in memory
     return Written(
         compute_dtype=compute,
         compute_reason=reason,

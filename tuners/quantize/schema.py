@@ -15,15 +15,20 @@ ROUNDING_STEPS = 200
 """AutoRound's steps per block: the paper's default."""
 
 
+MAX_RECOVER_STEPS = 5000
+"""Recovery is meant to be short: a few hundred steps; more is training."""
+
+
 class QuantizeSpec(Contract):
     """One checkpoint to write: the plan over its units, the texts that calibrate it, and the limits.
 
     `methods` says how formats are quantized where the default is not wanted, the plan's own `methods` how
-    single units are (`tuners/quantize/methods.py`); `rounding_steps` are AutoRound's per block. `compute` is
-    the arithmetic type of calibration: `auto` measures which is faster here. `input_scales` is the search's
-    file of input scales (.npz of exponents, `UNIT--FORMAT`), its digest the sha256 of it; without one they
-    are found anew on the calibration texts. `overwrite` replaces an older checkpoint
-    of this program in `out_dir`.
+    single units are (`tuners/quantize/methods.py`); `rounding_steps` are AutoRound's per block. With
+    `recover_steps` the checkpoint is trained towards the original afterwards (`tuners/quantize/recover.py`);
+    `held_out` are the fingerprints of texts that it must not be trained on. `compute` is the arithmetic type
+    of calibration: `auto` measures which is faster here. `input_scales` is the search's file of input scales
+    (.npz of exponents, `UNIT--FORMAT`), its digest the sha256 of it; without one they are found anew on the
+    calibration texts. `overwrite` replaces an older checkpoint of this program in `out_dir`.
     """
 
     model_path: str
@@ -35,6 +40,8 @@ class QuantizeSpec(Contract):
     max_seq_length: int = Field(default=256, ge=8)
     methods: dict[str, Method] = {}
     rounding_steps: int = Field(default=ROUNDING_STEPS, ge=1, le=2000)
+    recover_steps: int = Field(default=0, ge=0, le=MAX_RECOVER_STEPS)
+    held_out: tuple[str, ...] = ()
     dampening_frac: float = Field(default=0.01, gt=0, le=1)
     seed: int = Field(default=0, ge=0)
     max_shard_bytes: int = Field(default=5_000_000_000, ge=1_000_000)
@@ -59,6 +66,20 @@ class QuantizeSpec(Contract):
         return out.with_name(out.name + ".partial")
 
 
+class RecoverResult(Contract):
+    """What recovery did. KL is to the original on `check_tokens` tokens of calibration text that was kept out
+    of training: it says whether to keep the result, not how good the model is."""
+
+    steps: int
+    seconds: float
+    train_tokens: int
+    check_tokens: int
+    kl_before: float
+    kl_after: float
+    kept: bool
+    flipped: float  # share of the codes of at most 4 bits that changed
+
+
 class QuantizeResult(Contract):
     """The checkpoint as it lies on disk. `weight_bytes` are all tensors, `unit_bytes` those of the plan's
     units, equal to `plan.bytes_of(units)`; headers and padding are not counted."""
@@ -75,5 +96,6 @@ class QuantizeResult(Contract):
     calibration_tokens: int
     methods: dict[str, str]  # format name -> method, several joined by a plus sign
     input_scaled: tuple[str, ...] = ()  # units whose input was scaled by powers of two before rounding
+    recovery: RecoverResult | None = None
     plan_key: str
     skipped: bool = False

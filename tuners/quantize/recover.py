@@ -1,0 +1,308 @@
+"""Quantization-aware recovery: a short distillation of the original model into its written checkpoint.
+
+Contract (for the agent loop and `advisor recover`): `recover_checkpoint(folder, spec, emit)` trains for
+`spec.steps` steps on calibration text and overwrites the tensors of the unpublished checkpoint in `folder`:
+scales, norms and the codes of weights of at most 4 bits. Names, shapes, types, bytes and config.json stay as
+they are, so the engine loads it as before. A part of the calibration text is kept out of training; unless KL
+falls on it the files are not touched, and `RecoverResult.kept` says so. Selection and evaluation text is
+refused by its fingerprint.
+
+Through the pipeline: set `RunInputs.recover_steps` and run the stage `quantize`; a finished checkpoint of the
+same plan and methods is taken as it is and only recovered.
+
+The loss is KL(original || quantized) of the next token. Scales and norms move end to end as in EfficientQAT's
+second phase (arXiv 2407.11062), by Adam; codes by the sign of their momentum (Lion, arXiv 2302.06675), as
+AutoRound moves its rounding offsets.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from profiles.errors import UsageError
+from profiles.provenance import Contract
+from profiles.tasks.split import fingerprint
+from tuners.events import Emit, Message, Ticker
+from tuners.model.host import ModelHost
+from tuners.plan import PrecisionPlan, Unit
+from tuners.quantize.schema import RecoverResult
+from tuners.quantize.student import Student, make_student
+
+STAGE = "quantize"
+TOP = 256
+"""Next tokens whose probability under the original is kept; the rest counts as one. On the demo model they
+hold all but 1 % of the probability, at 1.5 KB a token instead of 200."""
+
+GROWTH_RATE, LATENT_RATE = 1e-3, 5e-3
+"""Step sizes: of the logarithm of scales and norms, and of codes."""
+
+WARM_UP = 0.1
+"""Share of the steps in which the step size rises; then it falls along a cosine to zero."""
+
+CHECKS = 5
+"""How often KL on the text that is kept out is measured; the best state is what is written."""
+
+CHECK_SHARE = 0.15
+
+
+class RecoverSpec(Contract):
+    """What is recovered, on which text, for how long. `texts` is the task's search split, `held_out` the
+    fingerprints of its selection and evaluation texts; `sequences_per_step` sequences of `seq_len` tokens
+    make one step. `written` more sequences are sampled from the original model itself, beginning as the
+    texts do, when there is little text."""
+
+    model_path: str
+    units: tuple[Unit, ...]
+    plan: PrecisionPlan
+    texts: tuple[str, ...]
+    held_out: tuple[str, ...] = ()
+    steps: int = Field(default=200, ge=1)
+    seq_len: int = Field(default=128, ge=16)
+    sequences_per_step: int = Field(default=4, ge=1)
+    written: int = Field(default=64, ge=0)
+    rounding: bool = True
+    seed: int = 0
+    trust_remote_code: bool = False
+
+
+def refuse_held_out(texts: tuple[str, ...], held_out: tuple[str, ...]) -> None:
+    """Refuse to train on text that chooses or reports.
+
+    Raises:
+        UsageError: a text is one of them.
+    """
+    known = frozenset(held_out)
+    caught = [t for t in texts if fingerprint(t) in known]
+    if caught:
+        raise UsageError(
+            "recovery would train on text that evaluates the model",
+            got=f"{len(caught)} of {len(texts)} texts, e.g. {caught[0][:60]!r}",
+            allowed="calibration text that is in neither the selection nor the evaluation split",
+            next_step="remove the repeated texts from the task's search split",
+        )
+
+
+def recover_checkpoint(folder: Path, spec: RecoverSpec, emit: Emit) -> RecoverResult:
+    """Train the checkpoint in `folder` and write it back when it became better; see the module's contract.
+
+    Raises:
+        UsageError: evaluation text among the texts, too little text, or a format that cannot be trained.
+    """
+    start = time.monotonic()
+    refuse_held_out(spec.texts, spec.held_out)
+    torch.manual_seed(spec.seed)
+    host = ModelHost.load(spec.model_path, spec.units, trust_remote_code=spec.trust_remote_code)
+    ids, check = _sequences(host, spec)
+    if spec.written:
+        ids = torch.cat([ids, _written(host, ids, spec.written)])
+    wanted = _Reference(host, torch.cat([ids, check]))
+    student = make_student(host, folder, spec.plan)
+    emit(
+        Message(
+            stage=STAGE,
+            text=f"recovery: {spec.steps} steps of {spec.sequences_per_step} x {spec.seq_len} tokens, "
+            f"{ids.numel()} tokens to train on, {check.numel()} to check",
+        )
+    )
+    trained = _Training(student, wanted, spec, len(ids))
+    kept, before, after = trained.run(emit)
+    if kept:
+        write_changed(folder, student)
+    text = f"recovery: KL on the checked text {before:.4f} -> {after:.4f}"
+    emit(Message(stage=STAGE, text=text if kept else f"{text}: the checkpoint stays as it was"))
+    return RecoverResult(
+        steps=spec.steps,
+        seconds=time.monotonic() - start,
+        train_tokens=ids.numel(),
+        check_tokens=check.numel(),
+        kl_before=before,
+        kl_after=after,
+        kept=kept,
+        flipped=student.flipped() if kept else 0.0,
+    )
+
+
+def _sequences(host: ModelHost, spec: RecoverSpec) -> tuple[Tensor, Tensor]:
+    """(training, check) sequences of the calibration text, the check spread over all of it."""
+    ids = host.tokenise(spec.texts, seq_len=spec.seq_len)
+    count = max(1, round(len(ids) * CHECK_SHARE))
+    if len(ids) < 2:
+        raise UsageError(
+            "too little text to recover on",
+            got=f"{ids.numel()} tokens",
+            allowed=f"at least {2 * spec.seq_len}, better ten thousand",
+            next_step="choose a task with more text (advisor tasks), or give your own",
+        )
+    chosen = torch.zeros(len(ids), dtype=torch.bool)
+    chosen[(torch.arange(count) * len(ids)) // count] = True
+    return ids[~chosen], ids[chosen]
+
+
+PREFIX = 16
+"""Tokens of a text that a written sequence begins with."""
+
+
+@torch.no_grad()
+def _written(host: ModelHost, ids: Tensor, count: int, batch: int = 32) -> Tensor:
+    """Sequences sampled from the original itself (LLM-QAT, arXiv 2305.17888), begun as the texts are."""
+    length = ids.shape[1]
+    starts = ids[torch.arange(count) % len(ids)]
+    offsets = (torch.arange(count) // len(ids) * PREFIX) % (length - PREFIX)
+    prefixes = torch.stack([row[o : o + PREFIX] for row, o in zip(starts, offsets, strict=True)])
+    made = []
+    for part in prefixes.split(batch):
+        part = part.to(host.device)
+        out = host.model.generate(
+            input_ids=part,
+            attention_mask=torch.ones_like(part),
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            min_new_tokens=length - PREFIX,
+            max_new_tokens=length - PREFIX,
+        )
+        made.append(out.cpu())
+    return torch.cat(made)
+
+
+class _Reference:
+    """The original's most probable next tokens and their log-probabilities, for every sequence."""
+
+    def __init__(self, host: ModelHost, ids: Tensor, batch: int = 4) -> None:
+        self.ids = ids
+        tokens, logs = [], []
+        for part in ids.split(batch):
+            logp = torch.log_softmax(host.logits(part), -1)
+            top = logp.topk(min(TOP, logp.shape[-1]), -1)
+            tokens.append(top.indices.int().cpu())
+            logs.append(top.values.cpu())
+        self.tokens, self.logs = torch.cat(tokens), torch.cat(logs)
+
+    def kl(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """Mean KL of these sequences' tokens, over the kept next tokens and the rest as one."""
+        kept = self.tokens[rows].long().to(logits.device)
+        before = self.logs[rows].to(logits.device)
+        logits = logits.float()
+        after = logits.gather(-1, kept) - logits.logsumexp(-1, keepdim=True)
+        rest_before, rest_after = _rest(before), _rest(after)
+        kl = (before.exp() * (before - after)).sum(-1)
+        return (kl + rest_before.exp() * (rest_before - rest_after)).mean()
+
+
+def _rest(logs: Tensor) -> Tensor:
+    """Logarithm of the probability that is not among the kept tokens."""
+    return (1 - logs.exp().sum(-1)).clamp_min(1e-6).log()
+
+
+class _Training:
+    """The loop: batches, step sizes, checks, and the best state."""
+
+    def __init__(self, student: Student, wanted: _Reference, spec: RecoverSpec, train: int) -> None:
+        self.student, self.wanted, self.spec = student, wanted, spec
+        self.train = torch.arange(train)
+        self.check = torch.arange(train, len(wanted.ids))
+        self.growths = list(student.growths())
+        self.latents = list(student.latents()) if spec.rounding else []
+        self.momenta = [torch.zeros_like(x, dtype=torch.bfloat16) for x in self.latents]
+        for tensor in (*self.growths, *self.latents):
+            tensor.requires_grad_(True)
+        self.adam = torch.optim.Adam(self.growths, lr=GROWTH_RATE, betas=(0.9, 0.99))
+
+    def run(self, emit: Emit) -> tuple[bool, float, float]:
+        """(whether it became better, KL before, KL after) on the text that is kept out."""
+        before = best = self.checked()
+        state: Any = None
+        tick = Ticker(emit, STAGE, self.spec.steps)
+        every = max(1, self.spec.steps // CHECKS)
+        for step, rows in zip(range(1, self.spec.steps + 1), self.batches(), strict=False):
+            loss = self.step(rows, self.rate(step))
+            text = f"recovery, step {step} of {self.spec.steps}, KL {loss:.4f}"
+            if step % every == 0 or step == self.spec.steps:
+                found = self.checked()
+                text += f", checked {found:.4f}"
+                if found < best:
+                    best, state = found, self.state()
+            tick(step, text)
+        if state is not None:
+            self.restore(state)
+        return state is not None, before, best
+
+    def step(self, rows: Tensor, share: float) -> float:
+        """One step on these sequences at a share of the full step size; the loss before it."""
+        loss = self.wanted.kl(self.student.logits(self.wanted.ids[rows]), rows)
+        loss.backward()
+        for group in self.adam.param_groups:
+            group["lr"] = GROWTH_RATE * share
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+        for latent, momentum in zip(self.latents, self.momenta, strict=True):
+            grad = latent.grad
+            assert grad is not None
+            latent.grad = None
+            latent.data.sub_((momentum * 0.9 + grad * 0.1).sign(), alpha=LATENT_RATE * share)
+            momentum.mul_(0.99).add_(grad, alpha=0.01)
+        return float(loss.detach())
+
+    def rate(self, step: int) -> float:
+        """Linear rise, then a cosine to zero."""
+        done = step / self.spec.steps
+        if done < WARM_UP:
+            return done / WARM_UP
+        return 0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP)))
+
+    def batches(self) -> Iterator[Tensor]:
+        """Sequences in a new random order every epoch."""
+        rng = random.Random(self.spec.seed)
+        order: list[int] = []
+        while True:
+            while len(order) < self.spec.sequences_per_step:
+                epoch = self.train.tolist()
+                rng.shuffle(epoch)
+                order += epoch
+            yield torch.tensor(order[: self.spec.sequences_per_step])
+            order = order[self.spec.sequences_per_step :]
+
+    @torch.no_grad()
+    def checked(self) -> float:
+        """KL on the sequences that are kept out of training."""
+        parts = self.check.split(self.spec.sequences_per_step)
+        kl = [float(self.wanted.kl(self.student.logits(self.wanted.ids[p]), p)) * len(p) for p in parts]
+        return sum(kl) / len(self.check)
+
+    def state(self) -> list[Tensor]:
+        """Copies of all that is trained; latent weights in half precision."""
+        return [
+            *(g.detach().clone() for g in self.growths),
+            *(x.detach().half() for x in self.latents),
+        ]
+
+    def restore(self, state: list[Tensor]) -> None:
+        """Put a state back."""
+        with torch.no_grad():
+            for tensor, value in zip((*self.growths, *self.latents), state, strict=True):
+                tensor.copy_(value)
+
+
+def write_changed(folder: Path, student: Student) -> None:
+    """Write the trained tensors into the checkpoint's files; all others and their order stay."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    changed = student.changed()
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            tensors = {n: changed.get(n, file.get_tensor(n)).cpu() for n in file.keys()}  # noqa: SIM118
+        partial = path.with_suffix(".partial")
+        save_file(tensors, partial, metadata)
+        partial.replace(path)
