@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from texts import evaluation
 
-from benchmarks.texts import evaluation
 from profiles.hardware import probe_cpu
 from profiles.models import read_model
 from profiles.tasks import load_task

@@ -216,6 +216,7 @@ class _Training:
         self.momenta = [torch.zeros_like(x, dtype=torch.bfloat16) for x in self.latents]
         for tensor in (*self.growths, *self.latents):
             tensor.requires_grad_(True)
+        self.half = student.host.device.type == "cpu" and half_is_faster()
         self.adam = torch.optim.Adam(self.growths, lr=GROWTH_RATE, betas=(0.9, 0.99))
 
     def run(self, emit: Emit) -> tuple[bool, float, float]:
@@ -239,7 +240,9 @@ class _Training:
 
     def step(self, rows: Tensor, share: float) -> float:
         """One step on these sequences at a share of the full step size; the loss before it."""
-        loss = self.wanted.kl(self.student.logits(self.wanted.ids[rows]), rows)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            logits = self.student.logits(self.wanted.ids[rows])
+        loss = self.wanted.kl(logits, rows)
         loss.backward()
         for group in self.adam.param_groups:
             group["lr"] = GROWTH_RATE * share
@@ -291,6 +294,13 @@ class _Training:
         with torch.no_grad():
             for tensor, value in zip((*self.growths, *self.latents), state, strict=True):
                 tensor.copy_(value)
+
+
+def half_is_faster() -> bool:
+    """Whether this CPU multiplies in bfloat16 faster than in float32 (it has AMX or AVX512-BF16)."""
+    from tuners.quantize.compute import matmul_seconds
+
+    return matmul_seconds(torch.bfloat16) < matmul_seconds(torch.float32)
 
 
 def write_changed(folder: Path, student: Student) -> None:
