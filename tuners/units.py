@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from profiles.errors import UsageError
-from profiles.formats import MENU, Format, get_format
-from profiles.formats.kernels import KernelSupport, kernel_support
-from profiles.hardware.schema import Device
+from profiles.formats import MENU, Activations, Format, get_format
+from profiles.formats.kernels import W4A8_SWITCH, KernelSupport, kernel_support
+from profiles.hardware.schema import Device, DeviceKind
 from profiles.models.schema import LinearInfo, ModelProfile
 from tuners.plan import Unit, UnitLinear
 
 DEFAULT_MENU = ("W4A16", "W8A8", "FP8_DYNAMIC", "BF16")
-"""INT4 (group size by shape), INT8, FP8 and 16-bit."""
+"""INT4 (group size by shape), INT8, FP8 and 16-bit; NVFP4 joins them where FP4 tensor cores are."""
 
 ALL_MENU = (
     "W4A16_G128",
@@ -20,16 +20,31 @@ ALL_MENU = (
     "W4A16_G64",
     "W4A16_ASYM_G64",
     "W4A16_G32",
+    "W4A8",
+    "W4AFP8",
+    "NVFP4",
+    "NVFP4A16",
+    "MXFP4",
     "W8A8",
+    "W8A8_ASYM",
+    "W8A8_STATIC",
+    "W8A8_STATIC_ASYM",
     "W8A16",
     "FP8_DYNAMIC",
+    "FP8_STATIC",
+    "FP8_W8A16",
+    "FP8_BLOCK",
+    "FP8_E5M2",
     "BF16",
 )
-"""What `--formats all` means: every format that the search can measure, group sizes as options of their own.
-Symmetric groups of 32 and asymmetric ones cost time: each is one more cell of every unit."""
+"""What `--formats all` means: every format, group sizes as options of their own. Each one that the target
+runs costs a sensitivity cell of every unit."""
 
-INT4_GROUPS = (128, 64, 32)
-"""Group sizes to try for `W4A16`, largest (cheapest) first."""
+BY_SHAPE = {
+    "W4A16": ("W4A16_G128", "W4A16_G64", "W4A16_G32"),
+    "W4A8": ("W4A8_G128", "W4A8_G64", "W4A8_G32"),
+}
+"""Names that stand for the first format that fits a unit's shape, largest (cheapest) group first."""
 
 FIXED_ROLES = {
     "lm_head": "lm_head stays 16-bit: not offered by the search yet",
@@ -50,7 +65,7 @@ def build_units(
     Raises:
         UsageError: an unknown format, or a model without a linear layer that could be quantized.
     """
-    wanted = _wanted(formats or DEFAULT_MENU)
+    wanted = _wanted(formats or default_menu(device))
     groups: dict[str, list[LinearInfo]] = {}
     for linear in model.linears:
         if linear.role not in FIXED_ROLES and linear.block is not None:
@@ -64,6 +79,10 @@ def build_units(
     units = [_unit(name, linears, wanted, device, tp) for name, linears in groups.items()]
     if not formats:
         units = [_without_slow(u, groups[u.name], device, tp) for u in units]
+    elif "all" in {f.strip().lower() for f in formats}:
+        units = [_without_twins(u, groups[u.name], device, tp) for u in units]
+    if device.kind is DeviceKind.CPU:
+        units = [_one_int4_arithmetic(u) for u in units]
     return sorted(
         units, key=lambda u: (-1 if u.block is None else u.block, _ROLE_ORDER.get(u.role, 9), u.name)
     )
@@ -72,11 +91,19 @@ def build_units(
 _ROLE_ORDER = {"qkv": 0, "o": 1, "gate_up": 2, "down": 3, "expert_gate_up": 4, "expert_down": 5}
 
 
+def default_menu(device: Device) -> tuple[str, ...]:
+    """The menu when none is asked for."""
+    fp4 = kernel_support(MENU["NVFP4"], device)
+    return (*DEFAULT_MENU[:-1], *(("NVFP4",) if fp4.native else ()), "BF16")
+
+
 def _wanted(names: Iterable[str]) -> list[str]:
     out: list[str] = []
     for name in [m for n in names for m in (ALL_MENU if n.strip().lower() == "all" else (n,))]:
-        auto = name.strip().upper() in {"W4A16", "INT4"}
-        key = "W4A16" if auto else get_format(name).name
+        upper = name.strip().upper()
+        key = "W4A16" if upper == "INT4" else upper
+        if key not in BY_SHAPE:
+            key = get_format(name).name
         if key not in out and key != "BF16":
             out.append(key)
     return [*out, "BF16"]
@@ -86,25 +113,15 @@ def _unit(name: str, linears: list[LinearInfo], wanted: list[str], device: Devic
     options: list[str] = []
     excluded: dict[str, str] = {}
     for key in wanted:
-        if key == "W4A16":
-            found, reasons = None, {}
-            for group in INT4_GROUPS:
-                fmt = MENU[f"W4A16_G{group}"]
-                reason = _refusal(fmt, linears, device, tp)
-                if reason is None:
-                    found = fmt
-                    break
-                reasons[fmt.name] = reason
-            if found is None:
-                excluded.update(reasons)
-            else:
-                options.append(found.name)
-            continue
-        reason = _refusal(MENU[key], linears, device, tp)
-        if reason is None:
-            options.append(key)
+        reasons: dict[str, str] = {}
+        for choice in BY_SHAPE.get(key, (key,)):
+            reason = _refusal(MENU[choice], linears, device, tp)
+            if reason is None:
+                options.append(choice)
+                break
+            reasons[choice] = reason
         else:
-            excluded[key] = reason
+            excluded.update(reasons)
     first = linears[0]
     return Unit(
         name=name,
@@ -158,6 +175,45 @@ def _without_slow(unit: Unit, linears: list[LinearInfo], device: Device, tp: int
             excluded[name] = f"{kernel.reason}; {fast} is as small ({name} by name brings it back)"
     options = tuple(o for o in unit.options if o not in excluded)
     return unit.model_copy(update={"options": options, "excluded": excluded})
+
+
+def _without_twins(unit: Unit, linears: list[LinearInfo], device: Device, tp: int) -> Unit:
+    """The unit without formats that the target serves as another one does, from the same weights."""
+    seen: dict[object, str] = {}
+    excluded = dict(unit.excluded)
+    for name in unit.options:
+        fmt, kernel = MENU[name], _support(MENU[name], linears, device, tp)
+        if not isinstance(kernel, KernelSupport):
+            continue
+        weights = (fmt.weight_bits, fmt.weight_type, fmt.strategy, fmt.group_size, fmt.symmetric, fmt.fp8)
+        twin = seen.setdefault((*weights, kernel.activations(fmt)), name)
+        if twin != name:
+            excluded[name] = f"served exactly as {twin} here: {kernel.reason}"
+    options = tuple(o for o in unit.options if o not in excluded)
+    return unit.model_copy(update={"options": options, "excluded": excluded})
+
+
+def _one_int4_arithmetic(unit: Unit) -> Unit:
+    """W4A16 or W4A8, not both: vLLM's CPU build switches the arithmetic of all INT4 layers at once."""
+    w4a8 = [o for o in unit.options if o in BY_SHAPE["W4A8"]]
+    plain = [o for o in unit.options if MENU[o].family == "int4" and o not in w4a8]
+    if not w4a8 or not plain:
+        return unit
+    reason = (
+        f"not beside {plain[0]}: {W4A8_SWITCH} switches all INT4 layers of the process; "
+        "name W4A8 without W4A16 to search it"
+    )
+    options = tuple(o for o in unit.options if o not in w4a8)
+    return unit.model_copy(
+        update={"options": options, "excluded": {**unit.excluded, **dict.fromkeys(w4a8, reason)}}
+    )
+
+
+def served_rounding(units: Iterable[Unit], device: Device) -> dict[str, Activations]:
+    """Format to what `device` really rounds its inputs to, for offered formats where that differs."""
+    offered = sorted({o for u in units for o in u.options})
+    found = {name: kernel_support(MENU[name], device).rounds for name in offered}
+    return {name: kind for name, kind in found.items() if kind is not None}
 
 
 def fixed_bytes(model: ModelProfile, units: Iterable[Unit]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from advisor.bundle.context import BundleContext
+from profiles.formats.kernels import cpu_environment
 
 
 def environment(context: BundleContext) -> dict[str, str]:
@@ -11,6 +12,7 @@ def environment(context: BundleContext) -> dict[str, str]:
     if context.on_cpu:
         # a spinning thread starves the rest of a small machine, and of a busy one
         env |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+        env |= cpu_environment(context.plan.formats.values())
     return env
 
 

@@ -59,6 +59,7 @@ def settings_for(inputs: RunInputs, task: TaskProfile, context: int) -> SearchSe
 def search_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, unit_budget_bytes: int) -> SearchSpec:
     """What the child is asked."""
     from tuners.search.schema import SearchSpec
+    from tuners.units import served_rounding
 
     return SearchSpec(
         run_dir=workspace.root.resolve(),
@@ -71,6 +72,7 @@ def search_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, unit_budg
         settings=settings_for(inputs, facts.task, facts.model.max_position_embeddings),
         cache_dir=cache_dir(),
         trust_remote_code=inputs.trust_remote_code,
+        rounds=served_rounding(facts.units, facts.hardware.device),
     )
 
 

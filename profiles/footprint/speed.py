@@ -33,6 +33,14 @@ HOST_LINK_BYTES_S = (10e9, 22e9, 55e9)
 """Reading offloaded weights from host memory in every step: PCIe 3.0 to 5.0 x16, as far as it is reached."""
 
 
+INT8 = {
+    Activations.INT8_TOKEN,
+    Activations.INT8_TOKEN_ASYM,
+    Activations.INT8_TENSOR,
+    Activations.INT8_TENSOR_ASYM,
+}
+
+
 class Speed(NamedTuple):
     """Figures of a footprint, None where the device's rates are not known."""
 
@@ -51,9 +59,9 @@ def compute_type(formats: set[str], stored: str | None, dtype: str) -> str:
     """The arithmetic of most layers: 16-bit unless weights *and* activations are quantized."""
     names = formats - {"BF16"} or ({stored} if stored else set())
     kinds = {get_format(n).activations for n in names}
-    if kinds == {Activations.INT8_TOKEN}:
+    if kinds and kinds <= INT8:
         return "int8"
-    if kinds and kinds <= {Activations.FP8_TOKEN, Activations.FP8_GROUP}:
+    if kinds and kinds <= {Activations.FP8_TOKEN, Activations.FP8_TENSOR, Activations.FP8_GROUP}:
         return "fp8"
     if kinds and kinds <= {Activations.NVFP4, Activations.MXFP4}:
         return "fp4"

@@ -7,7 +7,9 @@ The validation stage checks the prediction against what the engine really chose.
 
 from __future__ import annotations
 
-from profiles.formats.menu import MENU
+from collections.abc import Iterable
+
+from profiles.formats.menu import MENU, get_format
 from profiles.formats.schema import Activations, Format
 from profiles.hardware.schema import Device, DeviceKind
 from profiles.provenance import Contract
@@ -25,6 +27,10 @@ FP8_COST = (
 )
 FP4_COST = "prefill at the 16-bit rate: expect what INT4 does"
 INT8_COST = "prefill at the 16-bit rate, decode reads half the bytes"
+NO_E5M2 = "no engine takes E5M2 weights (compressed-tensors, vLLM and TensorRT-LLM store E4M3): KV cache only"
+W4A8_SWITCH = "VLLM_CPU_INT4_W4A8"
+"""Environment of vLLM's CPU build, on by default: on AMX INT4 layers served in bfloat16 round their inputs to
+INT8. Advisor sets it by the checkpoint (`cpu_environment`), so W4A16 is served as W4A16."""
 CPU_FP8_COST = "weights are widened in every step: slower than INT8 of the same size"
 SLOWER_COST = "a slower kernel than Marlin; by how much is not known: measure"
 """Factors: published throughput relative to BF16, saturated, and single-stream times per token."""
@@ -38,11 +44,16 @@ class KernelSupport(Contract):
     reason: str
     slow: bool = False
     cost: str = ""  # what falling back costs, in words and measured factors
+    rounds: Activations | None = None  # what the kernel does to the input, where that is not the format's
 
     @property
     def runs(self) -> bool:
         """Whether the engine can serve the format there."""
         return self.kernel is not None
+
+    def activations(self, fmt: Format) -> Activations:
+        """What the layer's input is rounded to when it is served."""
+        return fmt.activations if self.rounds is None else self.rounds
 
 
 def kernel_support(
@@ -68,42 +79,18 @@ def kernel_support(
     )
 
 
+def _none(reason: str) -> KernelSupport:
+    return KernelSupport(kernel=None, reason=reason)
+
+
 def _on_cpu(fmt: Format, device: Device, n: int | None, k: int | None) -> KernelSupport:
     isa = set(device.isa)
     if "avx2" not in isa:
-        return KernelSupport(kernel=None, reason="vLLM's x86 CPU build needs at least AVX2")
+        return _none("vLLM's x86 CPU build needs at least AVX2")
     if fmt.family == "int4":
-        if "avx512f" in isa:
-            if n is not None and k is not None and (n % 32 or k % 32):
-                return KernelSupport(
-                    kernel=None,
-                    reason=f"CPUWNA16 wants in/out multiples of 32, got in {k}, out {n}",
-                )
-            return KernelSupport(
-                kernel="CPUWNA16LinearKernel", reason="INT4 weights unpacked in registers (AVX-512)"
-            )
-        if not fmt.symmetric:
-            return KernelSupport(
-                kernel=None, reason="no AVX-512: Advisor's own INT4 kernel takes symmetric weights only"
-            )
-        if fmt.group_size not in (32, 64, 128, 256):
-            return KernelSupport(kernel=None, reason="PyTorch's int4 kernel takes groups of 32 to 256")
-        if n is not None and n % 16:
-            return KernelSupport(
-                kernel=None, reason=f"PyTorch's int4 kernel wants out multiples of 16, got {n}"
-            )
-        return KernelSupport(
-            kernel=TORCH_INT4_KERNEL,
-            reason="no AVX-512: vLLM's own INT4 kernel is not built for this CPU; "
-            "Advisor's vLLM plugin serves it with PyTorch's int4 kernel",
-        )
-    if fmt.name == "W8A8":
-        vnni = bool(isa & {"avx512_vnni", "avx_vnni", "amx_int8"})
-        return KernelSupport(
-            kernel="CPUInt8ScaledMMLinearKernel",
-            native=vnni,
-            reason="oneDNN INT8" + (" with VNNI/AMX" if vnni else ", without VNNI"),
-        )
+        return _int4_on_cpu(fmt, isa, n, k)
+    if fmt.family == "int8" and fmt.activations is not Activations.A16:
+        return _int8_on_cpu(fmt, isa, n, k)
     if fmt.name == "FP8_DYNAMIC":
         if "amx_fp8" in isa:
             return KernelSupport(kernel="CPUFP8W8A8ScaledMMLinearKernel", native=True, reason="AMX-FP8")
@@ -113,58 +100,163 @@ def _on_cpu(fmt: Format, device: Device, n: int | None, k: int | None) -> Kernel
             reason="plain PyTorch fallback: runs, but slower than INT8 at the same size",
             cost=CPU_FP8_COST,
         )
-    return KernelSupport(kernel=None, reason=f"vLLM's x86 CPU build has no kernel for {fmt.name}")
+    if fmt.name == "FP8_BLOCK":
+        if "amx_tile" not in isa:
+            return _none("vLLM's CPU kernel for FP8 blocks needs AMX")
+        if "amx_fp8" in isa:
+            return KernelSupport(kernel="CPUFp8W8A8BlockScaledMMKernel", native=True, reason="AMX-FP8")
+        return KernelSupport(
+            kernel="CPUFp8BlockScaledMMKernel",
+            slow=True,
+            reason="FP8 weights are widened to BF16 in the kernel (AMX): activations stay 16-bit, "
+            "slower than INT8 at the same size",
+            cost=CPU_FP8_COST,
+            rounds=Activations.A16,
+        )
+    if fmt.name == "FP8_STATIC":
+        return _none("vLLM's x86 CPU build has no operator for static FP8 scales: FP8_DYNAMIC runs")
+    if fmt.name == "FP8_E5M2":
+        return _none(NO_E5M2)
+    return _none(f"vLLM's x86 CPU build has no kernel for {fmt.name}")
+
+
+def _int4_on_cpu(fmt: Format, isa: set[str], n: int | None, k: int | None) -> KernelSupport:
+    if fmt.activations is Activations.FP8_TOKEN:
+        return _none(f"{fmt.name} is for compute capability 9.0 alone (CUTLASS W4A8)")
+    w4a8 = fmt.activations is Activations.INT8_TOKEN
+    if w4a8 and not {"avx512f", "amx_tile"} <= isa:
+        return _none("without AMX vLLM's INT4 kernel keeps 16-bit activations: W4A16 is the same there")
+    if "avx512f" in isa:
+        if n is not None and k is not None and (n % 32 or k % 32):
+            return _none(f"CPUWNA16 wants in/out multiples of 32, got in {k}, out {n}")
+        if w4a8:
+            return KernelSupport(
+                kernel="CPUWNA16LinearKernel",
+                native=True,
+                reason="INT4 weights times INT8 activations (AMX), switched on for the whole process "
+                f"by {W4A8_SWITCH}=1",
+            )
+        return KernelSupport(
+            kernel="CPUWNA16LinearKernel", reason="INT4 weights unpacked in registers (AVX-512)"
+        )
+    if not fmt.symmetric:
+        return _none("no AVX-512: Advisor's own INT4 kernel takes symmetric weights only")
+    if fmt.group_size not in (32, 64, 128, 256):
+        return _none("PyTorch's int4 kernel takes groups of 32 to 256")
+    if n is not None and n % 16:
+        return _none(f"PyTorch's int4 kernel wants out multiples of 16, got {n}")
+    return KernelSupport(
+        kernel=TORCH_INT4_KERNEL,
+        reason="no AVX-512: vLLM's own INT4 kernel is not built for this CPU; "
+        "Advisor's vLLM plugin serves it with PyTorch's int4 kernel",
+    )
+
+
+def _int8_on_cpu(fmt: Format, isa: set[str], n: int | None, k: int | None) -> KernelSupport:
+    """oneDNN takes every kind of INT8 activations; the AMX kernel that replaces it for symmetric ones
+    (`check_cpu_sgl_kernel`) computes a scale per token and never reads a static one."""
+    amx = "amx_tile" in isa and fmt.activations in (Activations.INT8_TOKEN, Activations.INT8_TENSOR)
+    if amx and (n is None or n % 16 == 0) and (k is None or k % 32 == 0):
+        static = fmt.activations is Activations.INT8_TENSOR
+        return KernelSupport(
+            kernel="CPUInt8ScaledMMLinearKernel",
+            native=True,
+            reason="AMX INT8"
+            + (": scales are computed per token, the checkpoint's static one is not read" if static else ""),
+            rounds=Activations.INT8_TOKEN if static else None,
+        )
+    vnni = bool(isa & {"avx512_vnni", "avx_vnni", "amx_int8"})
+    return KernelSupport(
+        kernel="CPUInt8ScaledMMLinearKernel",
+        native=vnni,
+        reason="oneDNN INT8" + (" with VNNI/AMX" if vnni else ", without VNNI"),
+    )
 
 
 def _on_cuda(fmt: Format, sm: int, n: int | None, k: int | None) -> KernelSupport:
+    if fmt.name == "FP8_E5M2":
+        return _none(NO_E5M2)
+    if fmt.family == "int4" and fmt.activations is Activations.FP8_TOKEN:
+        return _w4afp8_on_cuda(sm, n, k)
+    if fmt.family == "int4" and fmt.activations is Activations.INT8_TOKEN:
+        return _none(
+            "Marlin and Machete would serve it with 16-bit activations, as W4A16; INT8 ones need the "
+            "optional Humming kernels, which have not been tried"
+        )
     if fmt.family == "int4" or fmt.name == "W8A16":
         return _weight_only_int_cuda(fmt, sm, n, k)
-    if fmt.name == "W8A8":
+    if fmt.family == "int8":
         if sm >= 100:
-            return KernelSupport(
-                kernel=None,
-                reason="INT8 W8A8 crashes at start on Blackwell (vLLM issue 54311): use FP8_DYNAMIC",
-            )
+            return _none("INT8 W8A8 crashes at start on Blackwell (vLLM issue 54311): use FP8_DYNAMIC")
         if sm < 75:
-            return KernelSupport(
-                kernel=None, reason=f"INT8 tensor cores need compute capability 7.5, got {sm}"
-            )
+            return _none(f"INT8 tensor cores need compute capability 7.5, got {sm / 10}")
         return KernelSupport(kernel="CutlassInt8ScaledMMLinearKernel", native=True, reason="CUTLASS INT8")
     if fmt.family == "fp8":
-        if sm >= 89:
-            block = fmt.name == "FP8_BLOCK"
-            return KernelSupport(
-                kernel="CutlassFp8BlockScaledMMKernel" if block else "CutlassFP8ScaledMMLinearKernel",
-                native=True,
-                reason="FP8 tensor cores",
-            )
-        if sm >= 75:
-            return KernelSupport(
-                kernel="MarlinFP8ScaledMMLinearKernel",
-                reason="no FP8 tensor cores below 8.9: weights stay FP8, arithmetic is 16-bit (Marlin)",
-                cost=FP8_COST,
-            )
-        return KernelSupport(kernel=None, reason=f"FP8 needs compute capability 7.5, got {sm}")
-    if fmt.activations in (Activations.NVFP4, Activations.MXFP4):
-        floor = 75 if fmt.name == "NVFP4" else 80
-        if sm >= 100:
-            return KernelSupport(
-                kernel="FlashInferCutlassNvFp4LinearKernel"
-                if fmt.name == "NVFP4"
-                else "FlashInferMxFp4LinearKernel",
-                native=True,
-                reason="FP4 tensor cores",
-            )
-        if sm >= floor:
-            return KernelSupport(
-                kernel="MarlinNvFp4LinearKernel" if fmt.name == "NVFP4" else "MarlinMxFp4LinearKernel",
-                reason="no FP4 tensor cores below Blackwell: weight-only, arithmetic is 16-bit",
-                cost=FP4_COST,
-            )
+        return _fp8_on_cuda(fmt, sm)
+    if fmt.family == "fp4":
+        return _fp4_on_cuda(fmt, sm)
+    return _none(f"no rule for {fmt.name} on CUDA")
+
+
+def _fp8_on_cuda(fmt: Format, sm: int) -> KernelSupport:
+    if sm < 75:
+        return _none(f"FP8 needs compute capability 7.5, got {sm / 10}")
+    if fmt.activations is Activations.A16:
         return KernelSupport(
-            kernel=None, reason=f"{fmt.name} needs compute capability {floor / 10}, got {sm / 10}"
+            kernel="MarlinFP8ScaledMMLinearKernel",
+            reason="weights stay FP8, arithmetic is 16-bit (Marlin)",
+            cost=FP8_COST,
         )
-    return KernelSupport(kernel=None, reason=f"no rule for {fmt.name} on CUDA")
+    if sm >= 89:
+        block = fmt.name == "FP8_BLOCK"
+        return KernelSupport(
+            kernel="CutlassFp8BlockScaledMMKernel" if block else "CutlassFP8ScaledMMLinearKernel",
+            native=True,
+            reason="FP8 tensor cores",
+        )
+    return KernelSupport(
+        kernel="MarlinFP8ScaledMMLinearKernel",
+        reason="no FP8 tensor cores below 8.9: weights stay FP8, arithmetic is 16-bit (Marlin)",
+        cost=FP8_COST,
+        rounds=Activations.A16,
+    )
+
+
+def _fp4_on_cuda(fmt: Format, sm: int) -> KernelSupport:
+    nv = fmt.group_size == 16
+    floor = 75 if nv else 80
+    if sm < floor:
+        return _none(f"{fmt.name} needs compute capability {floor / 10}, got {sm / 10}")
+    marlin = "MarlinNvFp4LinearKernel" if nv else "MarlinMxFp4LinearKernel"
+    if fmt.activations is Activations.A16:
+        dsl = sm in (100, 103)
+        return KernelSupport(
+            kernel="FlashInferCuteDslNvFp4W4A16LinearKernel" if dsl else marlin,
+            reason="weight-only: arithmetic is 16-bit",
+            cost=FP4_COST,
+        )
+    if sm >= 100:
+        return KernelSupport(
+            kernel="FlashInferCutlassNvFp4LinearKernel" if nv else "FlashInferMxFp4LinearKernel",
+            native=True,
+            reason="FP4 tensor cores",
+        )
+    return KernelSupport(
+        kernel=marlin,
+        reason="no FP4 tensor cores below Blackwell: weight-only, arithmetic is 16-bit",
+        cost=FP4_COST,
+        rounds=Activations.A16,
+    )
+
+
+def _w4afp8_on_cuda(sm: int, n: int | None, k: int | None) -> KernelSupport:
+    if sm != 90:
+        return _none(f"CUTLASS W4A8 is for compute capability 9.0 alone, got {sm / 10}")
+    if (n is not None and n % 128) or (k is not None and k % 128):
+        return _none(f"CUTLASS W4A8 wants in/out multiples of 128, got in {k}, out {n}")
+    return KernelSupport(
+        kernel="CutlassW4A8LinearKernel", native=True, reason="INT4 weights times FP8 activations (Hopper)"
+    )
 
 
 def _weight_only_int_cuda(fmt: Format, sm: int, n: int | None, k: int | None) -> KernelSupport:
@@ -185,6 +277,14 @@ def _weight_only_int_cuda(fmt: Format, sm: int, n: int | None, k: int | None) ->
             cost=SLOWER_COST,
         )
     return KernelSupport(kernel=None, reason=f"no weight-only kernel takes out {n}, in {k} on sm_{sm}")
+
+
+def cpu_environment(formats: Iterable[str]) -> dict[str, str]:
+    """What vLLM's CPU build must be told, so that INT4 layers get the activations of their format."""
+    int4 = [fmt for fmt in map(get_format, formats) if fmt.family == "int4"]
+    if not int4:
+        return {}
+    return {W4A8_SWITCH: str(int(any(fmt.activations is not Activations.A16 for fmt in int4)))}
 
 
 def supported_formats(device: Device) -> dict[str, KernelSupport]:

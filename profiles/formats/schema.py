@@ -24,10 +24,20 @@ class Activations(StrEnum):
 
     A16 = "16-bit"
     INT8_TOKEN = "int8 per token, dynamic"
+    INT8_TOKEN_ASYM = "int8 per token, dynamic, asymmetric"
+    INT8_TENSOR = "int8 per tensor, static"
+    INT8_TENSOR_ASYM = "int8 per tensor, static, asymmetric"
     FP8_TOKEN = "fp8 e4m3 per token, dynamic"
+    FP8_TENSOR = "fp8 e4m3 per tensor, static"
     FP8_GROUP = "fp8 e4m3 per group of 128, dynamic"
     NVFP4 = "nvfp4, dynamic local scales"
     MXFP4 = "mxfp4, dynamic"
+
+
+CALIBRATED = frozenset(
+    {Activations.INT8_TENSOR, Activations.INT8_TENSOR_ASYM, Activations.FP8_TENSOR, Activations.NVFP4}
+)
+"""Roundings with a scale that is found on calibration text and stored in the checkpoint."""
 
 
 class Format(Contract):
@@ -47,8 +57,9 @@ class Format(Contract):
     block: tuple[int, int] | None = None
     symmetric: bool = True
     activations: Activations = Activations.A16
+    fp8: Literal["e4m3", "e5m2"] = "e4m3"  # of 8-bit float weights
     scale_bits: int = 16
-    tensor_scale_bits: int = 0  # one more scale for the whole tensor (NVFP4's global scale)
+    tensor_scale_bits: int = 0  # scales of the whole tensor: NVFP4's global ones, static input scales
     packed_shape_bytes: int = 0  # `weight_shape`, int64 x 2, of the packed layout
     aliases: tuple[str, ...] = ()
     summary: str = ""

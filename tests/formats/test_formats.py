@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from profiles.errors import UsageError
-from profiles.formats import MENU, get_format
-from profiles.formats.kernels import TORCH_INT4_KERNEL, kernel_support
+from profiles.formats import MENU, Activations, get_format
+from profiles.formats.kernels import TORCH_INT4_KERNEL, cpu_environment, kernel_support
 from profiles.hardware.schema import Device, DeviceKind
 from profiles.provenance import Figure
 
@@ -87,6 +87,15 @@ def test_int4_on_a_cpu_depends_on_avx512() -> None:
         ("NVFP4", (10, 0), True, True),
         ("NVFP4", (9, 0), True, False),
         ("MXFP4", (7, 5), False, False),
+        ("NVFP4A16", (10, 0), True, False),
+        ("W8A8_ASYM", (8, 6), True, True),
+        ("W8A8_STATIC", (12, 0), False, False),
+        ("FP8_STATIC", (8, 9), True, True),
+        ("FP8_W8A16", (9, 0), True, False),
+        ("FP8_E5M2", (10, 0), False, False),
+        ("W4AFP8", (9, 0), True, True),
+        ("W4AFP8", (10, 0), False, False),
+        ("W4A8_G128", (9, 0), False, False),
     ],
 )
 def test_kernels_by_compute_capability(
@@ -95,6 +104,37 @@ def test_kernels_by_compute_capability(
     found = kernel_support(get_format(name), device("cuda", capability=capability), 4096, 4096)
     assert (found.runs, found.native) == (runs, native)
     assert found.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "rounds"),
+    [
+        ("FP8_DYNAMIC", (8, 0), Activations.A16),
+        ("FP8_DYNAMIC", (9, 0), Activations.FP8_TOKEN),
+        ("NVFP4", (9, 0), Activations.A16),
+        ("NVFP4", (10, 0), Activations.NVFP4),
+        ("MXFP4", (8, 0), Activations.A16),
+    ],
+)
+def test_a_weight_only_fallback_does_not_round_inputs(
+    name: str, capability: tuple[int, int], rounds: Activations
+) -> None:
+    fmt = get_format(name)
+    assert kernel_support(fmt, device("cuda", capability=capability)).activations(fmt) is rounds
+
+
+def test_static_int8_scales_are_not_read_by_the_amx_kernel() -> None:
+    amx = device("cpu", isa=("avx2", "avx512f", "avx512_vnni", "amx_tile"))
+    static, asymmetric = get_format("W8A8_STATIC"), get_format("W8A8_STATIC_ASYM")
+    assert kernel_support(static, amx, 576, 576).activations(static) is Activations.INT8_TOKEN
+    assert kernel_support(static, amx, 24, 576).activations(static) is Activations.INT8_TENSOR
+    assert kernel_support(asymmetric, amx, 576, 576).activations(asymmetric) is Activations.INT8_TENSOR_ASYM
+
+
+def test_int4_arithmetic_of_the_cpu_build_follows_the_plan() -> None:
+    assert cpu_environment(["BF16", "W8A8"]) == {}
+    assert cpu_environment(["W4A16_G64", "W8A8"]) == {"VLLM_CPU_INT4_W4A8": "0"}
+    assert cpu_environment(["W4A8_G64", "BF16"]) == {"VLLM_CPU_INT4_W4A8": "1"}
 
 
 def test_aliases_and_nearest_names() -> None:

@@ -8,7 +8,8 @@ from tuners.plan import PrecisionPlan, Unit, UnitLinear
 
 FORMATS = (
     "W4A16_G32", "W4A16_G64", "W4A16_G128", "W4A16_ASYM_G64", "W4A16_ASYM_G128", "W8A8", "W8A16",
-    "FP8_DYNAMIC", "NVFP4", "MXFP4", "BF16",
+    "FP8_DYNAMIC", "NVFP4", "MXFP4", "BF16", "W8A8_ASYM", "W8A8_STATIC", "W8A8_STATIC_ASYM", "FP8_STATIC",
+    "FP8_W8A16", "W4A8_G64", "W4AFP8", "NVFP4A16",
 )  # fmt: skip
 """Formats that a 128-wide layer can store (FP8_BLOCK needs whole blocks in every shard)."""
 

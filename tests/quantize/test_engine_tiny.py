@@ -21,6 +21,10 @@ pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
 UNITS = llama_units(2)
 PLAN = plan_of(UNITS, "W8A8", "BF16", "W4A16_G32", "FP8_DYNAMIC", "W4A16_ASYM_G64", "W8A16", "NVFP4", "MXFP4")
+ELSEWHERE = plan_of(
+    UNITS, "NVFP4A16", "FP8_BLOCK", "FP8_STATIC", "FP8_W8A16", "W4AFP8", "W4A8_G64",
+    "W8A8_STATIC_ASYM", "NVFP4",
+)  # fmt: skip
 WORDS = [f"w{i}" for i in range(60)]
 
 MAKE = """
@@ -161,6 +165,41 @@ def test_weights_come_back_within_each_formats_rounding(
     for name, error in errors.items():
         assert error <= limits[formats[name]], (name, formats[name])
         assert (error == 0) == (formats[name] == "BF16"), (name, formats[name])
+
+
+SAME = """
+import json, sys, torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+from profiles.formats import get_format
+from tests.quantize.test_engine_tiny import ELSEWHERE, UNITS
+from tuners.model.variants import rtn_all
+original = load_file(sys.argv[1] + "/model.safetensors")
+model = AutoModelForCausalLM.from_pretrained(sys.argv[2], dtype=torch.bfloat16)
+model(torch.arange(2, 60)[None])  # the library decompresses the weights on the first call
+found = model.state_dict()
+worst = {}
+for unit in UNITS:
+    fmt = get_format(ELSEWHERE.formats[unit.name])
+    ours = rtn_all([original[m.name + ".weight"].float() for m in unit.linears], fmt)
+    for linear, variant in zip(unit.linears, ours):
+        mine, theirs = variant.dequantize(torch.float32), found[linear.name + ".weight"].float()
+        worst[linear.name] = ((mine - theirs).abs().max() / mine.abs().max()).item()
+print(json.dumps(worst))
+"""
+
+
+def test_formats_for_other_hardware_are_written_as_the_search_imitates_them(
+    tiny: Path, tmp_path: Path
+) -> None:
+    """No GPU here: their files are verified tensor by tensor, and their values against our own rounding."""
+    spec = spec_of(tiny, tmp_path / "out", method="rtn", plan=ELSEWHERE, compute="float32")
+    assert quantize(spec, []).unit_bytes == ELSEWHERE.bytes_of(UNITS)
+    run = subprocess.run(
+        [sys.executable, "-c", SAME, str(tiny), spec.out_dir], check=True, capture_output=True, text=True
+    )
+    for name, worst in json.loads(run.stdout.splitlines()[-1]).items():
+        assert worst <= 2**-8, name  # decompression goes through bfloat16
 
 
 def test_progress_reaches_the_end_and_memory_is_reported(done: tuple[QuantizeResult, list[Event]]) -> None:

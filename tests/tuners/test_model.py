@@ -12,7 +12,8 @@ from tests.tuners.conftest import sentences
 from tuners.evaluate import Evaluator, compare, paired_difference
 from tuners.model.calibrate import build_variants
 from tuners.model.host import ModelHost
-from tuners.model.variants import VariantStore, fp8_per_token, int8_per_token, rtn
+from tuners.model.inputs import fp8_per_token, int8_per_token
+from tuners.model.variants import VariantStore, rtn
 from tuners.plan import Unit, uniform
 from tuners.sensitivity.fast import measure_fast
 from tuners.sensitivity.measure import measure_kl

@@ -17,7 +17,6 @@ from tuners.child import run_child
 from tuners.events import Event
 from tuners.plan import PrecisionPlan, Unit
 from tuners.search.schema import SearchResult, SearchSettings, SearchSpec
-from tuners.search.setup import check_searchable
 from tuners.units import fixed_bytes
 
 
@@ -123,15 +122,6 @@ def test_fast_mode_and_two_workers_share_one_study(
     assert result.trials == 10
     assert result.best.unit_bytes <= job.budget_bytes
     assert [p.unit_bytes for p in result.front] == sorted(p.unit_bytes for p in result.front)
-
-
-def test_a_format_that_the_search_cannot_imitate_is_refused(
-    tiny_model_dir: Path, tiny_units: list[Unit], tmp_path: Path
-) -> None:
-    units = [u.model_copy(update={"options": ("NVFP4", "BF16")}) for u in tiny_units]
-    job = spec(tiny_model_dir, tiny_units, tmp_path / "run").model_copy(update={"units": tuple(units)})
-    with pytest.raises(UsageError, match="does not imitate"):
-        check_searchable(job)
 
 
 def test_a_missing_model_is_an_error_not_a_traceback(

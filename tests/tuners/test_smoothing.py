@@ -14,7 +14,8 @@ from tests.tuners.conftest import sentences
 from tuners.model import smoothing
 from tuners.model.calibrate import build_variants
 from tuners.model.host import ModelHost
-from tuners.model.variants import VariantStore, input_rounding, rtn
+from tuners.model.inputs import rounding
+from tuners.model.variants import VariantStore, rtn
 from tuners.plan import Unit
 
 OUTLIERS = 64.0
@@ -94,7 +95,7 @@ def test_outliers_cost_int8_a_tenth_with_a_scale(host: ModelHost, ids: Tensor) -
     assert producer is not None
     rows = smoothing.collect_rows(host, [unit], ids, 4)[unit.name]
     weights, fmt = [host.original[m.name] for m in unit.linears], get_format("W8A8")
-    round_input = input_rounding(fmt)
+    round_input = rounding(fmt.activations)
     assert round_input is not None
 
     def rounded(w: Tensor) -> Tensor:
@@ -130,7 +131,7 @@ def test_what_is_searched_is_what_a_folded_model_computes(
     assert producer is not None
     smoothing.fold(host, unit, producer, scale)
     fmt = get_format("W8A8")
-    round_input = input_rounding(fmt)
+    round_input = rounding(fmt.activations)
     assert round_input is not None
     for linear in unit.linears:
         module = host.linear(linear.name)

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from profiles.errors import UsageError
+from profiles.formats import Activations
 from profiles.hardware.schema import Device, DeviceKind
 from profiles.models import read_model
 from profiles.provenance import Figure
 from tuners.plan import Unit
-from tuners.units import build_units, excluded_formats, fixed_bytes
+from tuners.units import build_units, excluded_formats, fixed_bytes, served_rounding
 
 
 def gpu(capability: tuple[int, int]) -> Device:
@@ -47,6 +48,47 @@ def test_all_makes_every_group_size_an_option_and_says_what_cannot_run(tiny_mode
     narrow = build_units(model, wide.model_copy(update={"isa": ("avx2",)}), formats=["all"])[0]
     assert "symmetric weights only" in narrow.excluded["W4A16_ASYM_G128"]
     assert "W8A16" in build_units(model, gpu((9, 0)), formats=["all"])[0].options
+
+
+def test_all_leaves_out_what_is_served_as_another_format(tiny_model_dir: Path) -> None:
+    amx = Device(
+        kind=DeviceKind.CPU,
+        name="AMX",
+        total_bytes=Figure.exact(2**33, "B", "test"),
+        isa=("avx2", "avx512f", "avx512_vnni", "amx_tile", "amx_int8"),
+    )
+    model = read_model(str(tiny_model_dir))
+    unit = build_units(model, amx, formats=["all"])[0]
+    assert {"W8A8", "W8A8_ASYM", "W8A8_STATIC_ASYM", "FP8_DYNAMIC", "FP8_BLOCK"} <= set(unit.options)
+    assert "served exactly as W8A8" in unit.excluded["W8A8_STATIC"]
+    assert "switches all INT4 layers" in unit.excluded["W4A8_G128"]
+    assert "E4M3" in unit.excluded["FP8_E5M2"]
+    assert served_rounding([unit], amx) == {"FP8_BLOCK": Activations.A16}
+
+    ampere = build_units(model, gpu((8, 0)), formats=["all"])[0]
+    assert "served exactly as NVFP4" in ampere.excluded["NVFP4A16"]  # Marlin rounds no inputs
+    assert "served exactly as FP8_DYNAMIC" in ampere.excluded["FP8_W8A16"]
+    hopper = build_units(model, gpu((9, 0)), formats=["all"])[0]
+    assert {"W4AFP8", "FP8_STATIC", "FP8_W8A16", "W8A16"} <= set(hopper.options)
+
+
+def test_w4a8_alone_takes_the_largest_group_that_fits(tiny_model_dir: Path) -> None:
+    amx = Device(
+        kind=DeviceKind.CPU,
+        name="AMX",
+        total_bytes=Figure.exact(2**33, "B", "test"),
+        isa=("avx2", "avx512f", "amx_tile"),
+    )
+    model = read_model(str(tiny_model_dir))
+    assert {u.options for u in build_units(model, amx, formats=["W4A8"])} == {("W4A8_G128", "BF16")}
+    plain = amx.model_copy(update={"isa": ("avx2", "avx512f")})
+    assert "W4A16 is the same" in build_units(model, plain, formats=["W4A8"])[0].excluded["W4A8_G128"]
+
+
+def test_blackwell_searches_nvfp4_unasked(tiny_model_dir: Path) -> None:
+    model = read_model(str(tiny_model_dir))
+    assert all("NVFP4" in u.options for u in build_units(model, gpu((10, 0))))
+    assert all("NVFP4" not in u.options for u in build_units(model, gpu((9, 0))))
 
 
 def test_int8_is_left_out_on_blackwell_with_the_reason(tiny_model_dir: Path) -> None:

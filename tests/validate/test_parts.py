@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,19 @@ def test_only_a_single_rank_runs_inside_the_measuring_process() -> None:
 
     assert one["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in two
+
+
+@pytest.mark.parametrize(("inputs", "switch"), [(None, "0"), ({"num_bits": 8, "type": "int"}, "1")])
+def test_int4_layers_get_the_activations_of_their_format_on_the_cpu(
+    tmp_path: Path, inputs: dict[str, object] | None, switch: str
+) -> None:
+    group = {"weights": {"type": "int", "num_bits": 4}, "input_activations": inputs}
+    config = {"quantization_config": {"config_groups": {"int4": group}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    env = measuring_environment(ServingSpec(), str(tmp_path), on_cpu=True)
+    assert env["VLLM_CPU_INT4_W4A8"] == switch
+    assert "VLLM_CPU_INT4_W4A8" not in measuring_environment(ServingSpec(), "org/name", on_cpu=True)
 
 
 def test_causes_are_the_last_distinct_errors_of_a_log() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 from profiles.footprint.schema import ServingSpec
+from profiles.formats.kernels import W4A8_SWITCH
 
 CPU_KV_CACHE_BYTES = 512 * 2**20
 """KV cache on the CPU when nothing is asked: vLLM's own default is a share of all host memory."""
@@ -88,5 +91,21 @@ def measuring_environment(serving: ServingSpec, model: str, *, on_cpu: bool) -> 
             "OMP_WAIT_POLICY": "PASSIVE",
             "GOMP_SPINCOUNT": "0",
             "TORCHDYNAMO_DISABLE": "1",
+            **int4_environment(Path(model)),
         }
     return env
+
+
+def int4_environment(checkpoint: Path) -> dict[str, str]:
+    """`profiles.formats.kernels.cpu_environment` for the formats that a checkpoint's own config names."""
+    with contextlib.suppress(OSError, ValueError):
+        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        groups = (config.get("quantization_config") or {}).get("config_groups") or {}
+        int4 = [
+            g
+            for g in groups.values()
+            if (g["weights"].get("type"), g["weights"].get("num_bits")) == ("int", 4)
+        ]
+        if int4:
+            return {W4A8_SWITCH: str(int(any(g.get("input_activations") for g in int4)))}
+    return {}

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from profiles.formats import get_format
+from profiles.formats import CALIBRATED, Activations, get_format
 from tuners.events import Emit, StageFinished, StageStarted, Ticker
-from tuners.model import smoothing
+from tuners.model import inputs, smoothing
 from tuners.model.host import ModelHost
-from tuners.model.variants import LinearVariant, VariantStore, gptq, input_rounding, rtn
+from tuners.model.variants import LinearVariant, VariantStore, gptq, rtn, rtn_all
 from tuners.plan import Unit
 
 HESSIAN_BYTES = 2 * 2**30
@@ -47,10 +47,13 @@ def build_variants(
         )
     )
     ticker, done = Ticker(emit, "cache", len(missing)), 0
-    for unit, fmt, scale in _input_scales(host, missing, ids, batch_size):
+    calibrated = dict.fromkeys(u.name for u, f in missing if store.activations(f) in CALIBRATED)
+    spans = input_spans(host, [host.units[n] for n in calibrated], ids, batch_size)
+    for unit, fmt, scale in _input_scales(host, store, missing, ids, batch_size):
         by = 1.0 if scale is None else scale
-        variants = {m.name: rtn(host.original[m.name] * by, get_format(fmt)) for m in unit.linears}
-        store.put(unit.name, fmt, variants, scale)
+        rounded = rtn_all([host.original[m.name] * by for m in unit.linears], get_format(fmt))
+        names = [m.name for m in unit.linears]
+        store.put(unit.name, fmt, dict(zip(names, rounded, strict=True)), scale, spans.get(unit.name))
         done += 1
         ticker(done, f"{unit.name} {fmt} ({'RTN' if scale is None else 'input scale, RTN'})")
     int4 = [(u, f) for u, f in missing if get_format(f).family == "int4"]
@@ -67,10 +70,18 @@ def build_variants(
 
 
 def _input_scales(
-    host: ModelHost, missing: Sequence[tuple[Unit, str]], ids: Tensor, batch_size: int
+    host: ModelHost,
+    store: VariantStore,
+    missing: Sequence[tuple[Unit, str]],
+    ids: Tensor,
+    batch_size: int,
 ) -> Iterator[tuple[Unit, str, Tensor | None]]:
     """Every missing variant but INT4 with the input scale that it gets, if any."""
-    rounding = [(u, f) for u, f in missing if smoothing.rounds_inputs(get_format(f))]
+    rounding = [
+        (u, f)
+        for u, f in missing
+        if smoothing.rounds_inputs(get_format(f)) and store.activations(f) is not Activations.A16
+    ]
     for unit, fmt in missing:
         if get_format(fmt).family != "int4" and (unit, fmt) not in rounding:
             yield unit, fmt, None
@@ -98,7 +109,7 @@ def input_scales(
                 yield unit, fmt, None
                 continue
             form = get_format(fmt)
-            round_input = input_rounding(form)
+            round_input = inputs.rounding(form.activations)
             assert round_input is not None
             weights = [host.original[m.name] for m in unit.linears]
             yield (
@@ -162,6 +173,31 @@ def _gptq_batch(
             made[unit.name][name] = variant
     for unit, name in batch:
         store.put(unit.name, name, made[unit.name])
+
+
+@torch.no_grad()
+def input_spans(host: ModelHost, units: Sequence[Unit], ids: Tensor, batch_size: int) -> dict[str, Tensor]:
+    """Smallest and largest input (2,) of each unit over the text: llm-compressor's `static_minmax`."""
+    found: dict[str, Tensor] = {}
+
+    def widen(name: str, x: Tensor) -> None:
+        here = torch.stack(x.aminmax()).float().cpu()
+        old = found.get(name, here)
+        found[name] = torch.stack([torch.minimum(old[0], here[0]), torch.maximum(old[1], here[1])])
+
+    handles = [
+        host.linear(u.linears[0].name).register_forward_pre_hook(
+            lambda _m, args, name=u.name: widen(name, args[0])
+        )
+        for u in units
+    ]
+    try:
+        for start in range(0, len(ids) if units else 0, batch_size):
+            host.hidden_only(ids[start : start + batch_size])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 @torch.no_grad()

@@ -80,8 +80,9 @@ class Absorber:
 
 
 def rounds_inputs(fmt: Format) -> bool:
-    """Whether a format rounds activations to 8 bits per token, so that a scale can help."""
-    return fmt.activations in (Activations.INT8_TOKEN, Activations.FP8_TOKEN)
+    """Whether 8-bit weights meet activations of 8 bits per token, so that a scale can help."""
+    eight = (Activations.INT8_TOKEN, Activations.INT8_TOKEN_ASYM, Activations.FP8_TOKEN)
+    return fmt.weight_bits == 8 and fmt.activations in eight
 
 
 def absorber(host: ModelHost, unit: Unit) -> Absorber | None:

@@ -8,7 +8,7 @@ leaves GPTQ little to gain at eight bits). After that a plan is only a choice of
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,22 +19,27 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from profiles.formats import Activations, Format, get_format
-from tuners.model import smoothing
+from profiles.formats import CALIBRATED, Activations, Format, Strategy, get_format
+from tuners.model import fp4, inputs, smoothing
 from tuners.model.clipping import clipped, range_parameters
 from tuners.model.host import ModelHost
 
 INPUT_SCALE = "input_scale"
 """Name of the scale's exponents in a variant's file."""
 
-FP8_MAX = 448.0
-"""Largest finite E4M3 value (OCP 8-bit floating point specification)."""
+INPUT_SPAN = "input_span"
+"""Name of the smallest and largest input (2,) in a variant's file, for calibrated activation scales."""
+
+NVFP4_GROUP = 16
+"""Inputs per scale of NVFP4; MXFP4 has 32."""
+
+FP8 = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
 
 
 @dataclass(frozen=True)
 class LinearVariant:
-    """Codes (int8 or float8_e4m3) of shape (out, in), scales (out, groups) in bfloat16, and for asymmetric
-    formats zero points (out, groups) in int8."""
+    """Codes (int8 or float8) of shape (out, in), scales (out, groups) in bfloat16 (float32 for FP4: a local
+    scale over a global one), and for asymmetric formats zero points (out, groups) in int8."""
 
     codes: Tensor
     scale: Tensor
@@ -55,13 +60,21 @@ def round_scale(scale: Tensor) -> Tensor:
     return scale.to(torch.bfloat16).clamp_min(torch.finfo(torch.bfloat16).tiny)
 
 
-def minmax(weight: Tensor, fmt: Format) -> tuple[Tensor, Tensor | None]:
-    """Min-max scale and zero point (out, groups): absmax / 448 for E4M3, `range_parameters` for integers."""
+def minmax(weight: Tensor, fmt: Format, absmax: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Min-max scale and zero point (out, groups): absmax over the largest code for floats,
+    `range_parameters` for integers. `absmax` is the largest weight of the fused layer, which NVFP4 shares."""
     out_features, in_features = weight.shape
+    if fmt.strategy is Strategy.BLOCK:
+        return _block_scales(weight, fmt), None
     group = fmt.group_size or in_features
     groups = weight.float().view(out_features, in_features // group, group)
     if fmt.weight_type == "float":
-        return round_scale(groups.abs().amax(-1) / FP8_MAX), None
+        largest = groups.abs().amax(-1)
+        if fmt.weight_bits == 8:
+            return round_scale(largest / torch.finfo(FP8[fmt.fp8]).max), None
+        if fmt.group_size != NVFP4_GROUP:
+            return fp4.mx_scales(largest), None
+        return fp4.nvfp4_scales(largest, fp4.global_scale(largest.max() if absmax is None else absmax)), None
     scale, zero = range_parameters(
         groups.amin(-1).clamp_max(0.0),
         groups.amax(-1).clamp_min(0.0),
@@ -72,23 +85,44 @@ def minmax(weight: Tensor, fmt: Format) -> tuple[Tensor, Tensor | None]:
     return round_scale(scale), None if fmt.symmetric else zero.to(torch.int8)
 
 
+def _block_scales(weight: Tensor, fmt: Format) -> Tensor:
+    """The scale of each (rows, columns) block, repeated for its rows: (out, column blocks)."""
+    assert fmt.block is not None
+    rows, columns = fmt.block
+    out_features, in_features = weight.shape
+    largest = weight.float().abs().view(out_features, in_features // columns, columns).amax(-1)
+    blocks = torch.stack([part.amax(0) for part in largest.split(rows)])
+    scale = round_scale(blocks / torch.finfo(FP8[fmt.fp8]).max)
+    return scale.repeat_interleave(rows, 0)[:out_features].contiguous()
+
+
 def encode(weight: Tensor, scale: Tensor, fmt: Format, zero: Tensor | None = None) -> Tensor:
     """Round to the format's codes with the scales and zero points given."""
     out_features, in_features = weight.shape
     groups = scale.shape[1]
     scaled = weight.float().view(out_features, groups, in_features // groups) / scale.float().unsqueeze(-1)
     if fmt.weight_type == "float":
-        return scaled.clamp(-FP8_MAX, FP8_MAX).view(out_features, in_features).to(torch.float8_e4m3fn)
+        flat = scaled.view(out_features, in_features)
+        if fmt.weight_bits == 4:
+            return fp4.to_e2m1(flat).to(torch.float8_e4m3fn)
+        largest = torch.finfo(FP8[fmt.fp8]).max
+        return flat.clamp(-largest, largest).to(FP8[fmt.fp8])
     if zero is not None:
         scaled = scaled + zero.float().unsqueeze(-1)
     low, high = -(2 ** (fmt.weight_bits - 1)), 2 ** (fmt.weight_bits - 1) - 1
     return scaled.round().clamp(low, high).view(out_features, in_features).to(torch.int8)
 
 
-def rtn(weight: Tensor, fmt: Format) -> LinearVariant:
-    """Round to nearest."""
-    scale, zero = minmax(weight, fmt)
+def rtn(weight: Tensor, fmt: Format, absmax: Tensor | None = None) -> LinearVariant:
+    """Round to nearest; `absmax` as in `minmax`."""
+    scale, zero = minmax(weight, fmt, absmax)
     return LinearVariant(encode(weight, scale, fmt, zero), scale, zero)
+
+
+def rtn_all(weights: Sequence[Tensor], fmt: Format) -> list[LinearVariant]:
+    """The linears of one fused layer, rounded to nearest."""
+    absmax = torch.stack([w.abs().max() for w in weights]).max()
+    return [rtn(w, fmt, absmax) for w in weights]
 
 
 def gptq(weights: list[Tensor], hessians: list[Tensor], fmt: Format, damping: float) -> list[LinearVariant]:
@@ -142,13 +176,25 @@ def gptq(weights: list[Tensor], hessians: list[Tensor], fmt: Format, damping: fl
 class VariantStore:
     """All (unit, format) variants on disk, memory-mapped, with a bounded cache of dequantized weights."""
 
-    def __init__(self, host: ModelHost, folder: Path, memory_bytes: int) -> None:
+    def __init__(
+        self,
+        host: ModelHost,
+        folder: Path,
+        memory_bytes: int,
+        rounds: Mapping[str, Activations] | None = None,
+    ) -> None:
+        """`rounds`: what the target's kernel does to the input, by format, where that is not the format's."""
         self.host = host
         self.folder = folder
         self.memory_bytes = memory_bytes
+        self._rounds = dict(rounds or {})
         self._dense: OrderedDict[tuple[str, str], dict[str, Tensor]] = OrderedDict()
         self._used_bytes = 0
         self._scales: dict[tuple[str, str], Tensor | None] = {}
+
+    def activations(self, fmt: str) -> Activations:
+        """What the input is rounded to when the format is served on the target."""
+        return self._rounds.get(fmt, get_format(fmt).activations)
 
     def path(self, unit: str, fmt: str) -> Path:
         """The file of one variant."""
@@ -164,10 +210,12 @@ class VariantStore:
         fmt: str,
         variants: Mapping[str, LinearVariant],
         input_scale: Tensor | None = None,
+        input_span: Tensor | None = None,
     ) -> None:
         """Write the variants of a unit's linears; a reader never sees half a file.
 
         With `input_scale` (in,), powers of two, the codes are those of the weight times that scale.
+        `input_span` (2,) is the range of the inputs, for formats with calibrated activation scales.
         """
         from safetensors.torch import save_file
 
@@ -179,6 +227,8 @@ class VariantStore:
                 tensors[f"{name}.zero"] = variant.zero.contiguous()
         if input_scale is not None:
             tensors[INPUT_SCALE] = smoothing.exponents(input_scale)
+        if input_span is not None:
+            tensors[INPUT_SPAN] = input_span.float().cpu()
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.path(unit, fmt).with_suffix(".partial")
         save_file(tensors, partial)
@@ -203,13 +253,22 @@ class VariantStore:
         """The stored input scale (in,) of a variant, None when it has none."""
         from safetensors import safe_open
 
-        if not smoothing.rounds_inputs(get_format(fmt)):
+        if not smoothing.rounds_inputs(get_format(fmt)) or self.activations(fmt) is Activations.A16:
             return None
         if (unit, fmt) not in self._scales:
             with safe_open(self.path(unit, fmt), "pt") as file:
                 found = file.get_tensor(INPUT_SCALE) if INPUT_SCALE in file.keys() else None  # noqa: SIM118
             self._scales[unit, fmt] = None if found is None else smoothing.from_exponents(found)
         return self._scales[unit, fmt]
+
+    def input_span(self, unit: str, fmt: str) -> Tensor | None:
+        """The stored range (2,) of a variant's inputs, None when its activations need none."""
+        from safetensors import safe_open
+
+        if self.activations(fmt) not in CALIBRATED:
+            return None
+        with safe_open(self.path(unit, fmt), "pt") as file:
+            return file.get_tensor(INPUT_SPAN)
 
     def save_input_scales(self, path: Path) -> None:
         """All input scales as one .npz of int8 exponents, keyed `UNIT--FORMAT`; written whole or not."""
@@ -252,7 +311,9 @@ class VariantStore:
     def install(self, formats: Mapping[str, str]) -> None:
         """Point the units' linears at the weights of their format, with its activation rounding."""
         for unit, name in formats.items():
-            kind = input_rounding(get_format(name), self.input_scale(unit, name))
+            kind = inputs.rounding(
+                self.activations(name), self.input_scale(unit, name), self.input_span(unit, name)
+            )
             round_input = None if kind is None else _Rounded(kind)
             for linear_name, weight in self.dense(unit, name).items():
                 module = self.host.linear(linear_name)
@@ -271,42 +332,6 @@ class VariantStore:
 
 def _nbytes(weights: Mapping[str, Tensor]) -> int:
     return sum(w.numel() * w.element_size() for w in weights.values())
-
-
-def int8_per_token(x: Tensor) -> Tensor:
-    """Dynamic symmetric INT8 rounding of each token's vector (vLLM `scaled_int8_quant`: absmax / 127)."""
-    scale = x.abs().amax(-1, keepdim=True).clamp_min(1e-10) / 127.0
-    return (x / scale).round_().clamp_(-128, 127).mul_(scale)
-
-
-def fp8_per_token(x: Tensor) -> Tensor:
-    """Dynamic FP8 E4M3 rounding of each token's vector (vLLM `scaled_fp8_quant`: absmax / 448)."""
-    scale = x.abs().amax(-1, keepdim=True).clamp_min(1e-10) / FP8_MAX
-    return (x / scale).clamp_(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn).to(x.dtype).mul_(scale)
-
-
-def input_rounding(fmt: Format, scale: Tensor | None = None) -> Callable[[Tensor], Tensor] | None:
-    """What the format does to the layer's input; None for 16-bit activations.
-
-    With a scale the input is rounded divided by it, then multiplied back.
-    """
-    match fmt.activations:
-        case Activations.INT8_TOKEN:
-            plain = int8_per_token
-        case Activations.FP8_TOKEN:
-            plain = fp8_per_token
-        case Activations.A16:
-            return None
-        case _:
-            raise NotImplementedError(f"no activation rounding written for {fmt.name}")
-    if scale is None:
-        return plain
-
-    def scaled(x: Tensor) -> Tensor:
-        by = scale.to(x)
-        return plain(x / by).mul_(by)
-
-    return scaled
 
 
 class _Rounded:

@@ -19,6 +19,9 @@ Scheme = dict[str, Any]
 ALWAYS_16_BIT = ("lm_head",)
 """Linear modules outside the units: an engine must not quantize them."""
 
+NVFP4_GROUP = 16
+"""Inputs per scale of NVFP4; MXFP4 has 32 (compressed-tensors tells the two apart by it as well)."""
+
 _EXPERT = re.compile(r"\.experts\.(?:0|\*|\{\})\.")
 
 
@@ -37,13 +40,19 @@ def module_names(linear: UnitLinear) -> tuple[str, ...]:
 
 def storage_format(fmt: Format) -> str:
     """The name compressed-tensors gives to the way a format's weights are stored."""
-    if fmt.activations is Activations.NVFP4:
-        return "nvfp4-pack-quantized"
-    if fmt.activations is Activations.MXFP4:
-        return "mxfp4-pack-quantized"
+    if fmt.family == "fp4":
+        return "nvfp4-pack-quantized" if fmt.group_size == NVFP4_GROUP else "mxfp4-pack-quantized"
     if fmt.packed_shape_bytes:
         return "pack-quantized"
-    return "int-quantized" if fmt.weight_type == "int" else "float-quantized"
+    if fmt.weight_type == "int":
+        return "int-quantized"
+    return "naive-quantized" if fmt.activations is Activations.A16 else "float-quantized"
+
+
+def stored_as_told(fmt: Format) -> bool:
+    """Whether compressed-tensors has to be told the storage: left alone it stores INT4 weights beside
+    rounded activations as one byte each (`infer_module_format`), which no INT4 kernel but Arm's reads."""
+    return fmt.family == "int4" and fmt.activations is not Activations.A16
 
 
 def scheme_of(fmt: Format, *, scale_dtype: str | None = None) -> Scheme:
@@ -54,6 +63,13 @@ def scheme_of(fmt: Format, *, scale_dtype: str | None = None) -> Scheme:
     """
     if fmt.strategy is Strategy.NONE:
         raise UsageError(f"{fmt.name} is not quantized: it has no scheme", got=fmt.name)
+    if fmt.fp8 == "e5m2":
+        raise UsageError(
+            f"{fmt.name} cannot be written",
+            got="E5M2 weights",
+            allowed="FP8 weights in E4M3: FP8_DYNAMIC, FP8_STATIC, FP8_BLOCK, FP8_W8A16",
+            next_step="--kv-cache-dtype fp8_e5m2 gives a KV cache in E5M2",
+        )
     weights: Scheme = {
         "num_bits": fmt.weight_bits,
         "type": fmt.weight_type,
@@ -67,33 +83,43 @@ def scheme_of(fmt: Format, *, scale_dtype: str | None = None) -> Scheme:
         weights["block_structure"] = list(fmt.block)
     if scale_dtype is not None and fmt.scale_bits == 16:
         weights["scale_dtype"] = scale_dtype
-    inputs: Scheme | None = None
+    if fmt.family == "fp4":
+        kind = "torch.float8_e4m3fn" if fmt.group_size == NVFP4_GROUP else "torch.uint8"
+        weights |= {"scale_dtype": kind, "zp_dtype": kind}
+        if fmt.group_size == NVFP4_GROUP:
+            weights["strategy"] = "tensor_group"
+    return {"weights": weights, "input_activations": _inputs_of(fmt)}
+
+
+def _inputs_of(fmt: Format) -> Scheme | None:
+    eight: Scheme = {"num_bits": 8, "symmetric": True}
+    four: Scheme = {"num_bits": 4, "type": "float", "symmetric": True}
+    token: Scheme = {"dynamic": True, "strategy": "token"}
+    static: Scheme = {"dynamic": False, "strategy": "tensor", "observer": "static_minmax"}
     match fmt.activations:
         case Activations.A16:
-            pass
-        case Activations.INT8_TOKEN | Activations.FP8_TOKEN:
-            kind = "int" if fmt.activations is Activations.INT8_TOKEN else "float"
-            inputs = {"num_bits": 8, "type": kind, "symmetric": True, "dynamic": True, "strategy": "token"}
+            return None
+        case Activations.INT8_TOKEN:
+            return eight | token | {"type": "int"}
+        case Activations.INT8_TOKEN_ASYM:
+            return eight | token | {"type": "int", "symmetric": False}
+        case Activations.INT8_TENSOR:
+            return eight | static | {"type": "int"}
+        case Activations.INT8_TENSOR_ASYM:
+            return eight | static | {"type": "int", "symmetric": False}
+        case Activations.FP8_TOKEN:
+            return eight | token | {"type": "float"}
+        case Activations.FP8_TENSOR:
+            return eight | static | {"type": "float"}
         case Activations.FP8_GROUP:
-            inputs = {
-                "num_bits": 8, "type": "float", "symmetric": True, "dynamic": True,
-                "strategy": "group", "group_size": 128,
-            }  # fmt: skip
+            return eight | {"type": "float", "dynamic": True, "strategy": "group", "group_size": 128}
         case Activations.NVFP4:
             fp8 = {"scale_dtype": "torch.float8_e4m3fn", "zp_dtype": "torch.float8_e4m3fn"}
-            weights |= {"strategy": "tensor_group", **fp8}
-            inputs = {
-                "num_bits": 4, "type": "float", "symmetric": True, "dynamic": "local",
-                "strategy": "tensor_group", "group_size": 16, "observer": "static_minmax", **fp8,
-            }  # fmt: skip
+            local = {"dynamic": "local", "strategy": "tensor_group", "group_size": 16}
+            return four | local | {"observer": "static_minmax", **fp8}
         case Activations.MXFP4:
             e8m0 = {"scale_dtype": "torch.uint8", "zp_dtype": "torch.uint8"}
-            weights |= e8m0
-            inputs = {
-                "num_bits": 4, "type": "float", "symmetric": True, "dynamic": True,
-                "strategy": "group", "group_size": 32, **e8m0,
-            }  # fmt: skip
-    return {"weights": weights, "input_activations": inputs}
+            return four | {"dynamic": True, "strategy": "group", "group_size": 32, **e8m0}
 
 
 def check_cover(units: Iterable[Unit], plan: PrecisionPlan) -> None:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 
 from profiles.formats import Activations, Format, Strategy
+from tuners.quantize.groups import NVFP4_GROUP
 
 StoredTensor = tuple[str, tuple[int, ...]]
 """safetensors dtype and shape."""
@@ -49,17 +50,21 @@ def stored_tensors(
             "weight_scale": (dtype, scale),
             "weight_shape": ("I64", (2,)),
         }
-    if fmt.activations is Activations.NVFP4:
-        return {
-            "weight_packed": ("U8", (out_features, in_features // 2)),
-            "weight_scale": ("F8_E4M3", scale),
-            "weight_global_scale": ("F32", (1,)),
-            "input_global_scale": ("F32", (1,)),
-        }
-    if fmt.activations is Activations.MXFP4:
-        return {
-            "weight_packed": ("U8", (out_features, in_features // 2)),
-            "weight_scale": ("U8", scale),
-        }
-    stored = "I8" if fmt.weight_type == "int" else "F8_E4M3"
-    return {"weight": (stored, shape), "weight_scale": (dtype, scale)}
+    if fmt.family == "fp4":
+        packed: dict[str, StoredTensor] = {"weight_packed": ("U8", (out_features, in_features // 2))}
+        if fmt.group_size != NVFP4_GROUP:
+            return packed | {"weight_scale": ("U8", scale)}
+        inputs = {"input_global_scale": ("F32", (1,))} if fmt.activations is Activations.NVFP4 else {}
+        return packed | inputs | {"weight_scale": ("F8_E4M3", scale), "weight_global_scale": ("F32", (1,))}
+    element = "I8" if fmt.weight_type == "int" else f"F8_{fmt.fp8.upper()}"
+    return {"weight": (element, shape), "weight_scale": (dtype, scale)} | _static_inputs(fmt, dtype)
+
+
+def _static_inputs(fmt: Format, dtype: str) -> dict[str, StoredTensor]:
+    match fmt.activations:
+        case Activations.INT8_TENSOR | Activations.FP8_TENSOR:
+            return {"input_scale": (dtype, (1,))}
+        case Activations.INT8_TENSOR_ASYM:
+            return {"input_scale": (dtype, (1,)), "input_zero_point": ("I8", (1,))}
+        case _:
+            return {}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiles.errors import RunFailed, UsageError
-from profiles.formats import Activations, get_format
+from profiles.formats import CALIBRATED, get_format
 from profiles.provenance import Contract
 from tuners.events import Emit, Message, Ticker
 from tuners.quantize import gptq_cpu
@@ -105,7 +105,7 @@ def _calibrated(spec: QuantizeSpec) -> bool:
     """Whether a modifier of the recipe looks at activations."""
     return any(
         (METHODS[m].calibrated and m != "smoothquant-pow2")
-        or get_format(spec.plan.formats[u]).activations is Activations.NVFP4
+        or get_format(spec.plan.formats[u]).activations in CALIBRATED
         for u, m in spec.methods_by_unit().items()
     )
 

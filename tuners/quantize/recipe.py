@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tuners.quantize.groups import config_groups, ignored, module_names
+from profiles.formats import get_format
+from tuners.quantize.groups import config_groups, ignored, module_names, stored_as_told
 from tuners.quantize.schema import QuantizeSpec
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def _quantizer(method: str, schemes: dict[str, Any], ignore: list[str], spec: Qu
 
     groups = {}
     for name, scheme in schemes.items():
-        plain = {k: v for k, v in scheme.items() if k != "format"}  # inferred by the library at saving
+        told = stored_as_told(get_format(name))  # else inferred by the library at saving
+        plain = {k: v for k, v in scheme.items() if told or k != "format"}
         groups[name] = QuantizationScheme.model_validate(plain)
     match method:
         case "rtn":

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from profiles.formats import Activations
 from profiles.provenance import Contract
 from profiles.tasks.schema import TaskProfile
 from tuners.evaluate_schema import Quality
@@ -71,6 +72,7 @@ class SearchSpec(BaseModel):
     settings: SearchSettings = SearchSettings()
     cache_dir: Path | None = None
     trust_remote_code: bool = False
+    rounds: dict[str, Activations] = {}  # format: what the target's kernel rounds inputs to, where it differs
     study_name: str | None = None  # set for a worker: the study to help with
 
 

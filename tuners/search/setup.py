@@ -7,8 +7,6 @@ from pathlib import Path
 
 import torch
 
-from profiles.errors import UsageError
-from profiles.formats import Activations, get_format
 from profiles.tasks.schema import SplitName
 from tuners.evaluate import Evaluator
 from tuners.events import Emit, Message
@@ -19,23 +17,21 @@ from tuners.model.variants import VariantStore
 from tuners.search.schema import SearchSpec
 from tuners.sensitivity.table import SensitivityTable
 
-IMITATED = (Activations.A16, Activations.INT8_TOKEN, Activations.FP8_TOKEN)
-"""Activation roundings that `tuners.model.variants` reproduces."""
-
 
 class Setup:
     """The model in memory and the cache on disk, keyed by everything the cached files depend on."""
 
     def __init__(self, spec: SearchSpec, emit: Emit) -> None:
         self.spec, self.settings = spec, spec.settings
-        check_searchable(spec)
         self.host = ModelHost.load(spec.model_path, spec.units, trust_remote_code=spec.trust_remote_code)
         root = spec.cache_dir or spec.run_dir / "cache"
         self.cache = root / self._key()
         cache.touch(self.cache)
         for dropped in cache.trim(root, self.cache, cache.limit_bytes()):
             emit(Message(stage="load", text=f"cache over its limit: {dropped.name} removed"))
-        self.store = VariantStore(self.host, self.cache / "variants", self.settings.variant_memory_bytes)
+        self.store = VariantStore(
+            self.host, self.cache / "variants", self.settings.variant_memory_bytes, spec.rounds
+        )
         self.calibration, self.scored = self._search_texts(emit)
         self.search = self._evaluator("search", self.scored)
         self.select = self._evaluator(
@@ -91,6 +87,8 @@ class Setup:
             digest.update(text.encode())
         for part in self.spec.task.parts:
             digest.update(f"{part.name}:{part.weight}".encode())
+        for name, kind in sorted(self.spec.rounds.items()):
+            digest.update(f"{name}:{kind}".encode())
         used = self.settings
         digest.update(
             f"2:{used.seq_len}:{used.calibration_sequences}:{used.search_sequences}:"
@@ -128,23 +126,6 @@ class Setup:
             exclude={"trials", "workers", "storage", "front_points", "front_trials"}
         )
         return f"budget-{self.spec.budget_bytes}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def check_searchable(spec: SearchSpec) -> None:
-    """Refuse formats whose arithmetic the search cannot imitate.
-
-    Raises:
-        UsageError: the units offer such a format.
-    """
-    offered = {f for u in spec.units for f in u.options}
-    odd = sorted(f for f in offered if get_format(f).activations not in IMITATED)
-    if odd:
-        raise UsageError(
-            "the search cannot measure this format yet: it does not imitate its arithmetic",
-            got=", ".join(odd),
-            allowed=", ".join(sorted(offered - set(odd))),
-            next_step="leave it out of --formats, or give a plan of your own: advisor export --plan",
-        )
 
 
 def divide(ids: torch.Tensor, search_sequences: int) -> tuple[torch.Tensor, torch.Tensor]:

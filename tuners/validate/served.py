@@ -51,7 +51,7 @@ def _served_scale_bits(fmt: Format, dtype: str) -> int:
         return 0
     if fmt.packed_shape_bytes:  # weight-only INT: scales in the serving dtype
         return DTYPE_BITS[dtype]
-    return CHANNEL_SCALE_BITS if fmt.name in {"W8A8", "FP8_DYNAMIC", "FP8_BLOCK"} else fmt.scale_bits
+    return CHANNEL_SCALE_BITS if fmt.weight_bits == 8 else fmt.scale_bits
 
 
 def _rest_bytes(tensor: TensorInfo, model: ModelProfile, dtype: str, tp: int) -> int:

@@ -1,0 +1,67 @@
+"""Formats that vLLM's CPU build serves beside the common three: written, loaded, and as imitated."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.engine
+
+FORMATS = {
+    "W8A8_ASYM": "CPUInt8ScaledMMLinearKernel",
+    "W8A8_STATIC": "CPUInt8ScaledMMLinearKernel",
+    "W8A8_STATIC_ASYM": "CPUInt8ScaledMMLinearKernel",
+    "FP8_BLOCK": "CPUFp8BlockScaledMMKernel",
+    "W4A8_G64": "CPUWNA16LinearKernel",
+}
+NEEDS_AMX = {"FP8_BLOCK", "W4A8_G64"}
+
+IMITATED = 0.3
+"""Largest KL between imitation and engine, as a share of what the format itself costs. The engine computes in
+bfloat16, the imitation in float32: values that fall on the other side of a rounding step are the rest
+(measured 0.06 to 0.22; with another kind of rounding imitated it is 0.6 and more)."""
+
+
+def amx() -> bool:
+    return "amx_tile" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What vLLM made of each format, in one child process."""
+    names = [n for n in FORMATS if amx() or n not in NEEDS_AMX]
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.quantize.served_formats",
+            str(tmp_path_factory.mktemp("formats")),
+            *names,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [x.removeprefix("FOUND ") for x in run.stdout.splitlines() if x.startswith("FOUND ")]
+    assert len(lines) == len(names), run.stderr[-3000:]
+    return {found["format"]: found for found in map(json.loads, lines)}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_vllm_serves_the_format_as_the_search_imitates_it(
+    served: dict[str, dict[str, Any]], name: str
+) -> None:
+    if name not in served:
+        pytest.skip("this CPU has no AMX: the format is not in its menu")
+    found = served[name]
+
+    assert found["kernels"] == [FORMATS[name]]
+    assert found["kl_of_the_format"] > 0.02
+    assert found["kl_to_the_imitation"] < IMITATED * found["kl_of_the_format"]
+    assert found["same_best"] > 0.7
+    assert found["tokens"][0] == found["imitated_token"]
