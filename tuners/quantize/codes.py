@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from profiles.formats import Format, Strategy
+from profiles.formats import CALIBRATED, Format, Strategy
 from tuners.model.variants import LinearVariant
 
 READABLE = (Strategy.CHANNEL, Strategy.GROUP)
@@ -19,8 +19,10 @@ READABLE = (Strategy.CHANNEL, Strategy.GROUP)
 
 
 def is_readable(fmt: Format) -> bool:
-    """Whether the format's weights are codes times a scale per output channel or group."""
-    return fmt.strategy in READABLE and (fmt.weight_type == "int" or fmt.weight_bits == 8)
+    """Whether the format's weights are codes times a scale per output channel or group, and its activations
+    need nothing from the file."""
+    plain = fmt.strategy in READABLE and fmt.activations not in CALIBRATED
+    return plain and (fmt.weight_type == "int" or fmt.weight_bits == 8)
 
 
 def read_codes(tensors: Mapping[str, Tensor], module: str, fmt: Format) -> LinearVariant:

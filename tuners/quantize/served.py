@@ -11,7 +11,8 @@ from torch import Tensor
 from profiles.errors import UsageError
 from profiles.formats import Format, Strategy, get_format
 from tuners.model.host import ModelHost
-from tuners.model.variants import input_rounding, set_input_rounding
+from tuners.model.inputs import rounding
+from tuners.model.variants import set_input_rounding
 from tuners.plan import PrecisionPlan
 from tuners.quantize.codes import is_readable, read_codes
 
@@ -41,7 +42,7 @@ def linears(host: ModelHost, plan: PrecisionPlan) -> Iterator[tuple[str, Format]
             raise UsageError(
                 f"{unit.name} cannot be read back",
                 got=fmt.name,
-                allowed="integers and FP8 with a scale per channel or group, no experts",
+                allowed="integers and FP8, a scale per channel or group, dynamic activation scales, no experts",
             )
         for linear in unit.linears:
             yield linear.name, fmt
@@ -66,5 +67,5 @@ def install_checkpoint(host: ModelHost, folder: Path, plan: PrecisionPlan) -> di
         linear = host.linear(module)
         linear.weight.data = read_codes(tensors, module, fmt).dequantize(linear.weight.dtype)
         linear.weight.data = linear.weight.data.to(host.device)
-        set_input_rounding(linear, input_rounding(fmt))
+        set_input_rounding(linear, rounding(fmt.activations))
     return tensors

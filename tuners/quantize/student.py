@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from profiles.formats import Format
 from tuners.model.host import ModelHost
-from tuners.model.variants import LinearVariant, input_rounding
+from tuners.model.inputs import rounding
+from tuners.model.variants import LinearVariant
 from tuners.plan import PrecisionPlan
 from tuners.quantize.codes import read_codes, write_codes
 from tuners.quantize.served import install_checkpoint, linears
@@ -194,7 +195,7 @@ def make_student(host: ModelHost, folder: Path, plan: PrecisionPlan) -> Student:
             stored=stored,
             latent=_latent(stored, fmt, originals.pop(name)),
             growth=torch.zeros_like(stored.scale, dtype=torch.float32),
-            round_input=input_rounding(fmt),
+            round_input=rounding(fmt.activations),
         )
         module.weight.data = module.weight.data[:0]  # freed: the codes hold it
         module.__dict__["forward"] = part.forward
