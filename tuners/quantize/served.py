@@ -42,7 +42,7 @@ def linears(host: ModelHost, plan: PrecisionPlan) -> Iterator[tuple[str, Format]
             raise UsageError(
                 f"{unit.name} cannot be read back",
                 got=fmt.name,
-                allowed="integers and FP8, a scale per channel or group, dynamic activation scales, no experts",
+                allowed="integers and FP8, a scale per channel or group, dynamic activations, no experts",
             )
         for linear in unit.linears:
             yield linear.name, fmt
