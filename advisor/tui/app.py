@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,6 +13,7 @@ from textual import on, work
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
 from textual.screen import Screen
+from textual.widget import Widget
 from textual.worker import get_current_worker
 
 from advisor.tui import keymap, run_files, themes
@@ -51,12 +53,14 @@ class AdvisorApp(App[int]):
     ENABLE_COMMAND_PALETTE = True
 
     def __init__(self, session: Session | None = None, config: Path | None = None) -> None:
-        super().__init__()
+        # Without colours the terminal's own are used, and nothing else (https://no-color.org).
+        super().__init__(ansi_color=True if os.environ.get("NO_COLOR") else None)
         self.session = session or Session()
         self.run_state = RunState()
         self.launched: Launched | None = None
         self.server: Server | None = None
         self._leaving = False
+        self._offered = False
         self._places: tuple[Path, dict[str, Place]] | None = None
         self._config = config or keymap.config_path()
 
@@ -147,7 +151,7 @@ class AdvisorApp(App[int]):
             return
         self.run_state.owner, self.run_state.paused = message.owner, message.paused
         self.run_state.apply(message.events)
-        if self.session.model is None and message.events:
+        if self.session.opened is None and message.events:
             run_files.adopt(self.session, message.root)
         self._tell("run_changed", message.events)
 
@@ -234,6 +238,10 @@ class AdvisorApp(App[int]):
             self.notify("paused: its memory stays taken, p goes on" if on else "going on")
             self._tell("run_changed", [])
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """The footer offers to stop and to pause while something runs."""
+        return action not in {"stop_work", "pause_work"} or self.working() is not None
+
     # what all screens share
 
     def _tell(self, method: str, *arguments: Any) -> None:
@@ -242,6 +250,9 @@ class AdvisorApp(App[int]):
             if hasattr(screen, method):
                 getattr(screen, method)(*arguments)
             screen.refresh_lines()
+        if (working := self.working() is not None) != self._offered:
+            self._offered = working
+            self.refresh_bindings()
 
     def status_text(self) -> str:
         """Device, model, task, and where the run stands."""
@@ -280,6 +291,21 @@ class AdvisorApp(App[int]):
         if len(self.screen_stack) == 1 and isinstance(screen, AdvisorScreen):
             self.push_screen(HelpScreen(screen.NAME, screen.HELP_TEXT))
 
+    def action_jump(self) -> None:
+        """A letter on every field and list; the one pressed gets the keyboard."""
+        from advisor.tui.screens.jump import JumpScreen, targets
+
+        screen = self.screen_stack[0]
+
+        def chosen(target: Widget | str | None) -> None:
+            if isinstance(target, str):
+                self.action_go(target)
+            elif target is not None:
+                screen.set_focus(target)
+
+        if len(self.screen_stack) == 1:
+            self.push_screen(JumpScreen(targets(screen)), chosen)
+
     def action_quit_asking(self) -> None:
         """Leave; ask while work runs, which may go on without us."""
         pid = self.working()
@@ -315,6 +341,7 @@ class AdvisorApp(App[int]):
         yield from super().get_system_commands(screen)
         for number, name in enumerate(keymap.SCREENS, 1):
             yield SystemCommand(name.capitalize(), f"Open this screen (key {number})", _go(self, name))
+        yield SystemCommand("Jump", "A letter goes to each field and list (ctrl+o)", self.action_jump)
         yield SystemCommand("Copy command", "Copy the command line of this screen", self.action_copy_command)
         yield SystemCommand("Pause the run", "Suspend it, or let it go on", self.action_pause_work)
         yield SystemCommand("Stop the run", "As Ctrl-C: finished work is kept", self.action_stop_work)

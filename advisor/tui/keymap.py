@@ -24,6 +24,7 @@ APP_KEYS: list[BindingType] = [
     Binding("c", "copy_command", "Copy CLI", id="copy"),
     Binding("t", "next_theme", "Theme", show=False, id="theme"),
     Binding("question_mark", "help", "Help", key_display="?", id="help"),
+    Binding("ctrl+o", "jump", "Jump", show=False, priority=True, id="jump"),
     Binding("q", "quit_asking", "Quit", id="quit"),
     Binding("ctrl+q", "quit_asking", "Quit", show=False, priority=True, id="quit.ctrl"),
 ]

@@ -29,12 +29,18 @@ def unit_places(root: Path) -> dict[str, Place]:
 
 def budget(root: Path) -> tuple[float, Sizes] | None:
     """The budget as bits per quantizable weight, and what turns bits into checkpoint bytes (budget.json)."""
+    path = root / "budget.json"
     try:
-        data = json.loads((root / "budget.json").read_text(encoding="utf-8"))
-        weights = int(data["weights"])
-        return float(data["unit_bytes"]) * 8 / weights, Sizes(weights, int(data["fixed_bytes"]))
+        return _budget(path, path.stat().st_mtime_ns)
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
         return None
+
+
+@functools.lru_cache(maxsize=8)
+def _budget(path: Path, _changed: int) -> tuple[float, Sizes]:
+    data = json.loads(path.read_text(encoding="utf-8"))
+    weights = int(data["weights"])
+    return float(data["unit_bytes"]) * 8 / weights, Sizes(weights, int(data["fixed_bytes"]))
 
 
 def plan(root: Path) -> PrecisionPlan | None:
@@ -103,9 +109,15 @@ def inputs(root: Path) -> RunInputs | None:
         return None
 
 
+SHOWN = {"model", "task", "budget", "gpu", "count", "trials", "serving"}
+SHOWN_SERVING = {"max_model_len", "concurrency", "kv_cache_dtype", "tensor_parallel_size"}
+"""What the forms ask; the rest of a run's inputs is kept as it is."""
+
+
 def adopt(session: Session, root: Path) -> None:
     """Choose what a run was asked for, so that the screens show its question."""
-    session.run = root
+    if session.run != root:
+        session.run, session.opened = root, None
     asked = inputs(root)
     if asked is None:
         return
@@ -114,6 +126,9 @@ def adopt(session: Session, root: Path) -> None:
     session.context, session.concurrency = asked.serving.max_model_len, asked.serving.concurrency
     session.kv_cache_dtype = asked.serving.kv_cache_dtype
     session.tp = asked.serving.tensor_parallel_size
+    session.more = asked.model_dump(exclude=SHOWN, exclude_defaults=True)
+    session.more_serving = asked.serving.model_dump(exclude=SHOWN_SERVING, exclude_defaults=True)
+    session.opened = session.question
 
 
 def live_runs() -> list[Path]:
@@ -132,6 +147,8 @@ def run_for(session: Session) -> Path:
     """
     from advisor.cli.tune import make_inputs
 
+    if session.run is not None and session.opened == session.question:
+        return session.run
     asked = make_inputs(
         model=session.model or "",
         budget=session.budget or None,
@@ -140,9 +157,6 @@ def run_for(session: Session) -> Path:
         count=session.count,
         serving=session.spec(),
         trials=session.trials,
+        **session.more,
     )
-    if session.run is not None:
-        earlier = inputs(session.run)
-        if earlier is not None and earlier.identity() == asked.identity():
-            return session.run
     return asked.run_dir()

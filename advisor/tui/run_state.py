@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tuners.events import Event, FrontPoint, Measured, Message, TrialFinished
+
+FULL = frozenset({"complete", "known"})
+"""States of a trial whose KL was measured to its end."""
 
 
 @dataclass
@@ -41,6 +45,7 @@ class RunState:
     error: dict[str, Any] | None = None
     owner: int | None = None
     paused: bool = False
+    _best: tuple[float, TrialFinished] | None = None
 
     def apply(self, events: Iterable[Event]) -> None:
         """Fold events in."""
@@ -71,6 +76,9 @@ class RunState:
             stage.done, stage.total = event.done, event.total
         elif event.kind == "trial":
             self.trials.append(event)
+            best = math.inf if self._best is None else self._best[0]
+            if event.kl is not None and event.state in FULL and event.kl < best:
+                self._best = (event.kl, event)
         elif event.kind == "front_point":
             self.front.append(event)
         elif event.kind == "measured":
@@ -84,8 +92,7 @@ class RunState:
     @property
     def best_trial(self) -> TrialFinished | None:
         """The trial with the lowest measured KL that was measured to its end."""
-        full = [t for t in self.trials if t.kl is not None and t.state in {"complete", "known"}]
-        return min(full, key=lambda t: t.kl or 0.0, default=None)
+        return None if self._best is None else self._best[1]
 
     @property
     def current(self) -> StageView | None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from profiles.footprint.schema import ServingSpec
     from profiles.hardware import HardwareProfile
+
+SERVING_OPTIONS = {"pipeline_parallel_size": "--pp", "kv_cache_memory_bytes": "--kv-cache-memory"}
+"""Options whose name is not the field's."""
 
 
 @dataclass
@@ -30,7 +34,33 @@ class Session:
     trials: int = 32
     through: str = "export"
     run: Path | None = None
-    notes: list[str] = field(default_factory=list)
+    more: dict[str, Any] = field(default_factory=dict)
+    """What the run that is open was asked besides: fields of RunInputs that no form shows."""
+    more_serving: dict[str, Any] = field(default_factory=dict)
+    """The same of its ServingSpec."""
+    opened: tuple[object, ...] | None = None
+    """The question of the run that is open, to tell whether the forms still ask it."""
+
+    @property
+    def question(self) -> tuple[object, ...]:
+        """What names a run; effort (trials, last stage) does not."""
+        return (
+            self.model,
+            self.task,
+            self.budget,
+            self.gpu,
+            self.count,
+            self.context,
+            self.concurrency,
+            self.kv_cache_dtype,
+            self.tp,
+            *sorted(map(str, (*self.more.items(), *self.more_serving.items()))),
+        )
+
+    def choose_model(self, name: str) -> None:
+        """Another model: what an earlier run was asked besides does not hold for it."""
+        if name != self.model:
+            self.model, self.more, self.more_serving = name, {}, {}
 
     def spec(self) -> ServingSpec:
         """The serving arguments that the steppers show."""
@@ -42,6 +72,7 @@ class Session:
                 "concurrency": self.concurrency,
                 "kv_cache_dtype": self.kv_cache_dtype,
                 "tensor_parallel_size": self.tp,
+                **self.more_serving,
             }
         )
 
@@ -62,7 +93,7 @@ class Session:
             out += ["--kv-cache-dtype", self.kv_cache_dtype]
         if self.tp > 1:
             out += ["--tp", str(self.tp)]
-        return out
+        return [*out, *_options(self.more_serving, SERVING_OPTIONS)]
 
     def hardware_command(self) -> list[str]:
         """The twin of the hardware screen."""
@@ -82,9 +113,10 @@ class Session:
         out += [*self.device_arguments(), *self.serving_arguments()]
         if self.trials != 32:
             out += ["--trials", str(self.trials)]
+        out += _options(self.more, {})
         if self.through != "search":
             out += ["--through", self.through]
-        if self.run is not None:
+        if self.run is not None and self.opened in (None, self.question):
             out += ["--run", str(self.run)]
         return out
 
@@ -93,6 +125,27 @@ class Session:
         return [stage, "--run", str(self.run) if self.run else "DIR"]
 
 
+def _options(fields: dict[str, Any], names: dict[str, str]) -> list[str]:
+    """Fields as the command line takes them: a flag when true, a list word by word."""
+    out: list[str] = []
+    for field_name, value in fields.items():
+        option = names.get(field_name, "--" + field_name.replace("_", "-"))
+        if value is True:
+            out.append(option)
+        elif isinstance(value, list | tuple):
+            out += [option, ",".join(map(str, value))]
+        else:
+            out += [option, str(value)]
+    return out
+
+
 def shown(arguments: list[str]) -> str:
-    """Arguments as the user would type them."""
-    return shlex.join(["advisor", *arguments])
+    """Arguments as the user would type them; a shell opens the ~ of a path."""
+    words = (at_home(word) for word in ["advisor", *arguments])
+    return " ".join("~/" + shlex.quote(w[2:]) if w.startswith("~/") else shlex.quote(w) for w in words)
+
+
+def at_home(path: str | Path) -> str:
+    """A path as people write it: ~ stands for the home directory."""
+    text, home = str(path), str(Path.home())
+    return f"~{text[len(home) :]}" if text.startswith(home + os.sep) else text

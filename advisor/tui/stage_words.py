@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 
 from advisor.tui.run_state import RunState, StageView
+from advisor.tui.session import at_home
 from advisor.tui.words import bar, duration, size
 
 SIGNS = {
@@ -20,7 +21,7 @@ def stage_lines(state: RunState, pid: int | None) -> Text:
     """All stages in order, then the last messages."""
     if state.root is None:
         return Text("no run: s starts one, d the demo, 7 opens an earlier one", style="dim")
-    out = Text(f"{state.root}\n", style="dim")
+    out = Text(f"{at_home(state.root)}\n", style="dim")
     if pid is not None:
         out.append(f"process {pid}\n", style="dim")
     for stage in state.stages.values():

@@ -14,12 +14,20 @@ import sys
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import WSCloseCode, web
+from textual_serve.app_service import AppService
 from textual_serve.server import Server
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 COOKIE = "advisor_token"
 COMMAND = shlex.join([sys.executable, "-m", "advisor", "tui"])
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; worker-src 'self' blob:; connect-src 'self' ws: wss:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+"""The page is ours alone: nothing is fetched from elsewhere (textual-serve's template asks for a font), and
+no other page shows it in a frame."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -32,6 +40,23 @@ class Door(Server):
             COMMAND, host=host, port=port, title="advisor", public_url=public_url or f"http://{shown}:{port}"
         )
         self._token = token
+        self._open: set[web.WebSocketResponse] = set()
+
+    async def _process_messages(self, websocket: web.WebSocketResponse, app_service: AppService) -> None:
+        """Remember which browsers are here, so that the server can end before they leave."""
+        self._open.add(websocket)
+        try:
+            await super()._process_messages(websocket, app_service)
+        finally:
+            self._open.discard(websocket)
+            await app_service.stop()
+            if app_service._process is not None:
+                await app_service._process.wait()
+
+    async def on_shutdown(self, app: web.Application) -> None:
+        """Say goodbye to the browsers; each one's interface ends, runs go on."""
+        for websocket in list(self._open):
+            await websocket.close(code=WSCloseCode.GOING_AWAY)
 
     async def _make_app(self) -> web.Application:
         app: web.Application = await super()._make_app()
@@ -77,6 +102,9 @@ class Door(Server):
         if why is not None:
             return web.Response(status=403, text=f"{why}\n")
         response = await handler(request)
+        if not response.prepared:
+            response.headers["Content-Security-Policy"] = POLICY
+            response.headers["Referrer-Policy"] = "no-referrer"  # the address may hold the token
         if self._token is not None and "token" in request.query and not response.prepared:
             response.set_cookie(COOKIE, self._token, httponly=True, samesite="Strict")
         return response

@@ -85,7 +85,7 @@ def test_only_what_fits() -> None:
         await until(pilot, lambda: table.row_count > 100)
         await pilot.press("F")
         await until(pilot, lambda: 0 < table.row_count < 200)
-        assert all(str(table.get_row(key)[0]).startswith("✓") for key in table.rows)
+        assert all(table.cells(key)[0].startswith("✓") for key in table.keys)
 
     drive(scenario)
 
@@ -95,7 +95,7 @@ def test_task_and_use_change_recommendation_and_command() -> None:
         await opened(app, pilot, "3", "task")
         table = app.screen.query_one("#tasks", Table)
         await until(pilot, lambda: table.row_count > 5)
-        names = [str(k.value) for k in table.rows]
+        names = table.keys
         table.focus()
         table.move_cursor(row=names.index("code"))
         await pilot.press("enter")

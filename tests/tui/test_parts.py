@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advisor.tui.follow import Follower
@@ -19,6 +19,7 @@ from tests.tui.conftest import RECORDED
 from tuners.events import Progress, StageFinished, StageStarted, TrialFinished
 
 
+@settings(deadline=None)  # files
 @given(cuts=st.lists(st.integers(0, 4000), max_size=8))
 def test_events_arrive_whole_however_the_file_grows(tmp_path_factory, cuts: list[int]) -> None:  # type: ignore[no-untyped-def]
     data = "".join(

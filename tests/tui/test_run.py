@@ -193,7 +193,7 @@ def test_bundle_preview_and_serve_command(recorded: Path) -> None:
         await opened(app, pilot, "6", "export")
         table = app.screen.query_one("#files", Table)
         await until(pilot, lambda: table.row_count >= 3)
-        names = [str(k.value) for k in table.rows]
+        names = table.keys
         table.move_cursor(row=names.index("run.sh"))
         await shows(app, pilot, "#!")
         await pilot.press("y")

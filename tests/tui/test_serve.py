@@ -9,14 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyte
 import pytest
+from aiohttp import WSCloseCode, WSMsgType
 from aiohttp.test_utils import TestClient, TestServer
 from textual.pilot import Pilot
 
 from advisor.tui import run_files
 from advisor.tui.app import AdvisorApp
 from advisor.tui.process import Launched, pause, paused, stop
-from tests.tui.driving import drive, opened, shows, until
+from tests.tui.driving import HANG_S, drive, opened, shows, until
 
 SERVER = """
 import http.server, json, os, sys
@@ -140,6 +142,60 @@ def test_the_door_of_the_browser(token: str | None, headers: dict[str, str], pat
             assert answer.status == status, await answer.text()
             if "?token=" in path and status == 200:
                 assert "HttpOnly" in answer.headers["Set-Cookie"]
+
+    asyncio.run(go())
+
+
+def test_a_browser_sees_the_screen_and_types() -> None:
+    """What the page's script does: packets of the terminal as bytes, keys and sizes as JSON lists."""
+    web = pytest.importorskip("advisor.tui.web", reason="textual-serve is not installed")
+    token = "a-secret-of-16-and-more"
+
+    async def go() -> None:
+        door = web.Door("127.0.0.1", 8300, token)
+        async with TestClient(TestServer(await door._make_app())) as client:
+            page = await client.get(f"/?token={token}")
+            assert "textual.js" in await page.text()
+            policy = page.headers["Content-Security-Policy"]
+            assert "default-src 'self'" in policy
+            assert "frame-ancestors 'none'" in policy
+            screen = pyte.Screen(100, 30)
+            stream = pyte.ByteStream(screen)
+            socket = await client.ws_connect("/ws?width=100&height=30")  # with the page's cookie
+
+            async def shows(*words: str) -> None:
+                while not all(w in "\n".join(screen.display) for w in words):
+                    message = await socket.receive(HANG_S)
+                    assert message.type is WSMsgType.BINARY, message
+                    stream.feed(message.data)
+
+            await shows("Formats", "native", "advisor hardware")
+            await socket.send_json(["stdin", "7"])
+            await shows("Runs", "no runs in advisor-runs")
+            await socket.send_json(["resize", {"width": 80, "height": 24}])
+            screen.resize(24, 80)
+            await socket.send_json(["stdin", "4"])
+            await shows("budget", "through", "no model")
+            await socket.send_json(["stdin", "q"])
+            while not socket.closed:
+                await socket.receive(HANG_S)
+
+    asyncio.run(go())
+
+
+def test_a_browser_that_stays_does_not_keep_the_server() -> None:
+    web = pytest.importorskip("advisor.tui.web", reason="textual-serve is not installed")
+
+    async def go() -> None:
+        door = web.Door("127.0.0.1", 8300, None)
+        async with TestClient(TestServer(await door._make_app())) as client:
+            socket = await client.ws_connect("/ws", headers={"Host": "localhost"})
+            await socket.receive(HANG_S)
+            assert len(door._open) == 1
+            await door.on_shutdown(client.app)
+            while not socket.closed:
+                await socket.receive(HANG_S)
+            assert socket.close_code == WSCloseCode.GOING_AWAY
 
     asyncio.run(go())
 

@@ -19,7 +19,14 @@ from advisor.tui.keymap import SCREENS
 from tests.tui.driving import SIZES, drive, opened, shows, text, until
 from tests.tui.frozen import MODEL, freeze
 
-THEMES = ("textual-dark", "textual-light")
+THEMES: dict[str, tuple[str, ...]] = {
+    "textual-dark": SCREENS,
+    "textual-light": SCREENS,
+    "high-contrast": ("hardware", "models", "tune", "validate"),
+    "ansi-dark": ("hardware", "models", "tune", "validate"),
+    "no-colour": ("models", "task", "tune"),
+}
+"""Screens that are drawn in each; the last is NO_COLOR=1."""
 ENDLESS = {"follow", "live"}
 WORDS = {
     "hardware": ("61 °C", "FP8_DYNAMIC", "native", "advisor hardware --formats"),
@@ -48,17 +55,21 @@ def test_every_screen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     freeze(monkeypatch)
+    if theme == "no-colour":
+        monkeypatch.setenv("NO_COLOR", "1")
     seen: dict[str, str] = {}
 
     async def scenario(app: AdvisorApp, pilot: Pilot[Any]) -> None:
-        app.theme = theme
+        app.theme = "ansi-dark" if theme == "no-colour" else theme
         await until(pilot, lambda: app.run_state.words == "finished")
         app.session.model = MODEL
-        for number, name in enumerate(SCREENS, 1):
-            await opened(app, pilot, str(number), name)
+        for name in THEMES[theme]:
+            await opened(app, pilot, str(SCREENS.index(name) + 1), name)
             await shows(app, pilot, *WORDS[name])
             await still(app, pilot)
             assert 3 <= len(app.screen.query(FooterKey)) <= 7
+            if theme == "no-colour":
+                assert not colours(app)
             seen[name] = app.export_screenshot(title=name, simplify=True)
             await pilot.press("c")
             assert app.clipboard.startswith("advisor ")
@@ -66,8 +77,17 @@ def test_every_screen(
 
     drive(scenario, size=size, run=Path("advisor-runs") / recorded.name)
 
-    for name in SCREENS:
+    for name in THEMES[theme]:
         assert seen[name] == picture(name=name)
+
+
+def colours(app: AdvisorApp) -> set[str]:
+    """The colours on the screen, but the terminal's own."""
+    strips = app.screen._compositor.render_strips(app.screen.size)
+    found = {
+        c.name for strip in strips for s in strip if s.style for c in (s.style.color, s.style.bgcolor) if c
+    }
+    return found - {"default"}
 
 
 async def still(app: AdvisorApp, pilot: Pilot[Any]) -> None:

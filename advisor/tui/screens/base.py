@@ -98,4 +98,5 @@ class AdvisorScreen(Screen[None]):
 
     def action_leave_field(self) -> None:
         """Escape leaves the field or the filter and goes back to the first list."""
-        self.screen.focus_next() if self.focused is None else self.set_focus(None)
+        if self.AUTO_FOCUS:
+            self.set_focus(self.query_one(self.AUTO_FOCUS))

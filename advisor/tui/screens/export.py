@@ -13,13 +13,14 @@ from textual import on, work
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.widget import Widget
-from textual.widgets import DataTable, Static
+from textual.widgets import Static
 from textual.worker import get_current_worker
 
 from advisor.tui import run_files, server
 from advisor.tui.messages import ChatPiece, ServerChanged
 from advisor.tui.process import open_folder
 from advisor.tui.screens.base import AdvisorScreen
+from advisor.tui.session import at_home
 from advisor.tui.widgets.chat import Chat
 from advisor.tui.widgets.lists import Scroll, Table
 from advisor.tui.words import plain, size
@@ -62,7 +63,7 @@ A bundle whose validation failed is for inspection: its run.sh refuses to serve.
         """Verdict above, files on the left, preview or chat on the right."""
         yield Static("", id="summary", markup=False)
         with Horizontal(id="split"):
-            files = Table("file", "size", id="files", classes="panel")
+            files = Table("~file", ">size", id="files", classes="panel")
             files.border_title = "Bundle"
             yield files
             with Scroll(id="preview-panel", classes="panel") as preview:
@@ -102,7 +103,7 @@ A bundle whose validation failed is for inspection: its run.sh refuses to serve.
         rows = []
         for path in found:
             name = str(path.relative_to(folder)) if folder else path.name
-            rows.append((name, (name, plain(size(path.stat().st_size).rjust(10)))))
+            rows.append((name, (name, size(path.stat().st_size))))
         self.query_one("#files", Table).refill(rows)
         if not found:
             words = "4 starts a run, 7 opens an earlier one" if folder is None else "s writes it"
@@ -118,7 +119,7 @@ A bundle whose validation failed is for inspection: its run.sh refuses to serve.
             "✓ validated" if passed else "✗ for inspection only: the validation did not pass",
             "green" if passed else "red",
         )
-        verdict.append(f"  {folder}\nserve: {self.serve_command()}")
+        verdict.append(f"  {at_home(folder or '')}\nserve: {at_home(self.serve_command())}")
         summary.update(verdict)
         self._preview()
 
@@ -126,7 +127,7 @@ A bundle whose validation failed is for inspection: its run.sh refuses to serve.
         """What starts the server."""
         return f"{self._bundle}/run.sh"
 
-    @on(DataTable.RowHighlighted, "#files")
+    @on(Table.Highlighted, "#files")
     def _preview(self) -> None:
         name, folder = self.query_one("#files", Table).row_key, self._bundle
         if name is None or folder is None:

@@ -59,7 +59,7 @@ native = the arithmetic itself is in the hardware; fallback = a kernel runs it w
             with Scroll(id="facts-panel", classes="panel") as facts:
                 facts.border_title = "Facts"
                 yield Static("reading the hardware ...", id="facts", markup=False)
-            formats = Table("format", "runs", "bits", "kernel", "why", id="formats", classes="panel")
+            formats = Table("format", "runs", ">bits", "kernel", "why", id="formats", classes="panel")
             formats.border_title = "Formats: what they cost and how they run here"
             yield formats
 
@@ -121,11 +121,12 @@ native = the arithmetic itself is in the hardware; fallback = a kernel runs it w
                 else ("fallback", "yellow")
             )
             kernel = (support.kernel or "-").removesuffix("LinearKernel").removesuffix("LinearMethod")
-            bits = f"{MENU[name].bits_per_weight(*LAYER):.2f}".rjust(5)
+            bits = f"{MENU[name].bits_per_weight(*LAYER):.2f}"
             rows.append((name, (name, plain(f"{SIGNS[runs]} {runs}", style), bits, kernel, support.reason)))
         self.query_one("#formats", Table).refill(rows)
 
-    def on_data_table_row_selected(self) -> None:
+    @on(Table.Selected, "#formats")
+    def _why(self) -> None:
         """Why a format runs as it does, in full."""
         name, hardware = self.query_one("#formats", Table).row_key, self.session.hardware
         if name is None or hardware is None:

@@ -17,6 +17,7 @@ EVERYWHERE = """\
  t         theme          ctrl+p    every command, every theme
  j k g G   move as the arrows, home and end do; ctrl+d ctrl+u by pages
  tab       the next field or list; escape leaves a field
+ ctrl+o    jump: a letter on every field and list goes there
  q         quit; asks while work runs, which may go on without this window
 """
 

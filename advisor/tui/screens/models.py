@@ -11,12 +11,14 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical
+from textual.timer import Timer
 from textual.widget import Widget
-from textual.widgets import DataTable, Input, Static
+from textual.widgets import Input, Static
 
 from advisor.tui import ranking
 from advisor.tui.messages import CatalogueRead, Estimated, Failed, FitsChecked
 from advisor.tui.screens.base import AdvisorScreen
+from advisor.tui.session import at_home
 from advisor.tui.widgets.boot_log import BootLog
 from advisor.tui.widgets.lists import Table
 from advisor.tui.widgets.memory_bar import MemoryBar, parts_of
@@ -31,8 +33,8 @@ CONTEXTS = (None, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144)
 CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 KV_DTYPES = ("auto", "fp8", "int8")
 TPS = (1, 2, 4, 8)
-OTHERS_WIDTH = 39
-"""Columns of the terminal that fits, params, context, tok/s and the padding need beside the names."""
+RANK_DELAY_S = 0.4
+"""The whole catalogue is asked again when the steppers have rested for this long: the bar comes first."""
 
 
 class ModelsScreen(AdvisorScreen):
@@ -72,6 +74,7 @@ context and tok/s of the table are estimates; every figure on the right says how
         self._tag: str | None = None
         self._order = ranking.ORDERS[0]
         self._family = "16-bit"
+        self._ranking: Timer | None = None
 
     def body(self) -> ComposeResult:
         """Table on the left (above when narrow), detail on the right."""
@@ -79,7 +82,9 @@ context and tok/s of the table are estimates; every figure on the right says how
             with Vertical(id="left", classes="panel") as left:
                 left.border_title = "Models"
                 yield Input(placeholder="/ filter: name, tag, licence", id="filter", compact=True)
-                yield Table("fits", "model", "params", "context", "tok/s", "weights", "tags", id="catalogue")
+                yield Table(
+                    "fits", "~model", ">params", ">context", ">tok/s", ">weights", "tags", id="catalogue"
+                )
             with Vertical(id="detail", classes="panel") as detail:
                 detail.border_title = "What the engine will say"
                 yield Static("enter on a model chooses it", id="verdict", markup=False)
@@ -142,8 +147,7 @@ context and tok/s of the table are estimates; every figure on the right says how
             order=self._order,
         )
         table = self.query_one("#catalogue", Table)
-        names = max(20, table.size.width - OTHERS_WIDTH)
-        table.refill([(r.entry.id, _cells(r, names)) for r in found])
+        table.refill([(r.entry.id, _cells(r)) for r in found])
         shown = "" if len(found) == len(self._entries) else f"{len(found)} of "
         only = (f", {self._tag}" if self._tag else "") + (", only what fits" if self._fits_only else "")
         self.query_one("#left").border_title = f"Models: {shown}{len(self._entries)}, by {self._order}{only}"
@@ -200,14 +204,14 @@ context and tok/s of the table are estimates; every figure on the right says how
         self._order = orders[(orders.index(self._order) + 1) % len(orders)]
         self._fill()
 
-    @on(DataTable.HeaderSelected, "#catalogue")
-    def _sorted_by(self, event: DataTable.HeaderSelected) -> None:
-        name = {"model": "name", "weights": "params"}.get(event.label.plain, event.label.plain)
+    @on(Table.HeaderClicked, "#catalogue")
+    def _sorted_by(self, event: Table.HeaderClicked) -> None:
+        name = {"model": "name", "weights": "params"}.get(event.column, event.column)
         if name in ranking.ORDERS:
             self._order = name
             self._fill()
 
-    @on(DataTable.RowSelected, "#catalogue")
+    @on(Table.Selected, "#catalogue")
     def _chosen(self) -> None:
         name = self.query_one("#catalogue", Table).row_key
         if name:
@@ -215,7 +219,7 @@ context and tok/s of the table are estimates; every figure on the right says how
 
     def choose(self, name: str) -> None:
         """Make this the model of the session."""
-        self.session.model = name
+        self.session.choose_model(name)
         self.refresh_lines()
         self.add_class("-detail")
         if self.has_class("-narrow"):
@@ -232,7 +236,7 @@ context and tok/s of the table are estimates; every figure on the right says how
                 self.choose(text)
 
         hint = "a folder with config.json and safetensors, or a Hub id such as Qwen/Qwen3-8B"
-        self.app.push_screen(PromptScreen("Open a model", hint), given)
+        self.app.push_screen(PromptScreen("Open a model", hint, folders=True), given)
 
     # the prediction
 
@@ -247,11 +251,6 @@ context and tok/s of the table are estimates; every figure on the right says how
         self.refresh_lines()
         self.hardware_changed()
 
-    def on_resize(self) -> None:
-        """Names are as long as the table allows."""
-        if self._entries:
-            self._fill()
-
     def hardware_changed(self) -> None:
         """Another device or another question: another prediction, other verdicts."""
         hardware = self.session.hardware
@@ -262,7 +261,9 @@ context and tok/s of the table are estimates; every figure on the right says how
         asked = f"{hardware.device.name} {len(hardware.devices)} {self.session.spec().model_dump_json()}"
         if asked != self._asked:
             self._asked = asked
-            self._rank()
+            if self._ranking is not None:
+                self._ranking.stop()
+            self._ranking = self.set_timer(RANK_DELAY_S if self._answers else 0.01, self._rank)
 
     def shown_again(self) -> None:
         """The device or the run may have changed on another screen."""
@@ -328,7 +329,7 @@ context and tok/s of the table are estimates; every figure on the right says how
         family = self.query_one("#family", Stepper)
         family.offer([(f, f) for f in message.families])
         self._family = str(family.value)
-        name = message.model if len(message.model) < 60 else shortened(message.model, 60)
+        name = shortened(at_home(message.model), 60)
         verdict = Text.assemble((f"{name}\n", "bold"))
         verdict.append_text(_mark(found.verdict.value, found.verdict.value))
         verdict.append(f": {found.reason.removeprefix(found.verdict.value + ': ')}\n")
@@ -344,7 +345,7 @@ context and tok/s of the table are estimates; every figure on the right says how
         self.query_one("#memory", MemoryBar).show(*parts_of(found))
         self.query_one("#bootlog", BootLog).show(found)
 
-    @on(DataTable.RowSelected, "#bootlog")
+    @on(Table.Selected, "#bootlog")
     def _formula(self) -> None:
         from advisor.tui.screens.text import TextScreen
 
@@ -353,15 +354,15 @@ context and tok/s of the table are estimates; every figure on the right says how
             self.app.push_screen(TextScreen(*found))
 
 
-def _cells(row: ranking.Row, names: int) -> tuple[str | Text, ...]:
+def _cells(row: ranking.Row) -> tuple[str | Text, ...]:
     entry, best = row.entry, row.best
     return (
         _mark(best.verdict.value, best.family) if best else "",
-        shortened(entry.id, names),
-        parameters(entry.params).rjust(6),
-        (tokens(best.longest_context) if best and best.longest_context else "-").rjust(6),
-        (count(best.decode_tokens_s) if best and best.decode_tokens_s else "-").rjust(5),
-        (size(best.weights) if best else "-").rjust(9),
+        entry.id,
+        parameters(entry.params),
+        tokens(best.longest_context) if best and best.longest_context else "-",
+        count(best.decode_tokens_s) if best and best.decode_tokens_s else "-",
+        size(best.weights) if best else "-",
         ", ".join(entry.tags),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from textual import on
@@ -9,6 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
+from textual.suggester import Suggester
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
@@ -75,22 +77,43 @@ class PickerScreen(ModalScreen[str | None]):
         listing.action_cursor_down() if step > 0 else listing.action_cursor_up()
 
 
+class PathSuggester(Suggester):
+    """The first path of this machine that begins with what was typed."""
+
+    def __init__(self) -> None:
+        super().__init__(use_cache=False, case_sensitive=True)
+
+    async def get_suggestion(self, value: str) -> str | None:
+        """The rest of a name in the folder that was typed; None when there is none."""
+        folder, slash, begin = value.rpartition("/")
+        if not slash or not begin:
+            return None
+        try:
+            names = sorted(p.name for p in Path(f"{folder}/").expanduser().iterdir())
+        except (OSError, RuntimeError):
+            return None
+        found = next((n for n in names if n.startswith(begin)), None)
+        return None if found is None else f"{folder}/{found}"
+
+
 class PromptScreen(ModalScreen[str | None]):
     """Ask for one line."""
 
     CSS_PATH = "modal.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Close", show=False)]
 
-    def __init__(self, title: str, hint: str, value: str = "") -> None:
+    def __init__(self, title: str, hint: str, value: str = "", *, folders: bool = False) -> None:
         super().__init__()
         self._title, self._hint, self._value = title, hint, value
+        self._suggester = PathSuggester() if folders else None
 
     def compose(self) -> ComposeResult:
         """A field with a hint."""
         with Vertical(id="dialog") as box:
             box.border_title = self._title
-            yield Input(value=self._value, placeholder=self._hint)
-            yield Static(self._hint, markup=False)
+            yield Input(value=self._value, placeholder=self._hint, suggester=self._suggester)
+            more = "; → takes the path that is suggested" if self._suggester else ""
+            yield Static(f"{self._hint}{more}", markup=False)
 
     @on(Input.Submitted)
     def _entered(self, event: Input.Submitted) -> None:

@@ -12,13 +12,13 @@ from textual import on, work
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.widget import Widget
-from textual.widgets import DataTable, Input, Static
+from textual.widgets import Input, Static
 
 from advisor.tui import run_files
 from advisor.tui.messages import Failed, Loaded
 from advisor.tui.process import owner
 from advisor.tui.screens.base import AdvisorScreen
-from advisor.tui.session import Session
+from advisor.tui.session import Session, at_home
 from advisor.tui.widgets.lists import Table
 from advisor.tui.words import duration, plain
 from advisor.workspace import RUNS_DIR
@@ -61,7 +61,9 @@ A run whose process still works cannot be deleted: stop it first (4, then x)."""
         with Vertical(id="runs-panel", classes="panel") as panel:
             panel.border_title = "Runs"
             yield Input(placeholder="/ filter: model, task, stage", id="filter", compact=True)
-            yield Table("", "run", "budget", "task", "last stage", "bits", "KL", "verdict", "time", id="runs")
+            yield Table(
+                "", "~run", "budget", "task", "last stage", ">bits", ">KL", "verdict", ">time", id="runs"
+            )
         yield Static("", id="words", markup=False)
 
     def on_mount(self) -> None:
@@ -141,13 +143,13 @@ A run whose process still works cannot be deleted: stop it first (4, then x)."""
         key = self.query_one("#runs", Table).row_key
         return next((r for r in self._runs if r["run"] == key), None)
 
-    @on(DataTable.RowHighlighted, "#runs")
+    @on(Table.Highlighted, "#runs")
     def _describe(self) -> None:
         run = self._here
-        text = "" if run is None else f"{run['model']}\n{run['summary']}"
+        text = "" if run is None else f"{at_home(run['model'])}\n{run['summary']}"
         self.query_one("#words", Static).update(text)
 
-    @on(DataTable.RowSelected, "#runs")
+    @on(Table.Selected, "#runs")
     def _open(self) -> None:
         run = self._here
         if run is not None:

@@ -10,7 +10,7 @@ from textual import on, work
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.widget import Widget
-from textual.widgets import DataTable, Static
+from textual.widgets import Static
 
 from advisor.tui.messages import Failed, Loaded
 from advisor.tui.screens.base import AdvisorScreen
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from advisor.recommend.schema import Recommendation
     from profiles.tasks import TaskProfile
 
+REDRAW_GAP_S = 0.4
 STANCE = {"for": ("+", "green"), "against": ("-", "red"), "neutral": ("·", "dim")}
 
 
@@ -49,6 +50,7 @@ framework; the map below is measured on this model by the run that is open."""
     def __init__(self) -> None:
         super().__init__()
         self._tasks: dict[str, TaskProfile] = {}
+        self._dirty = False
 
     def body(self) -> Iterable[Widget]:
         """Tasks on the left, recommendation on the right, the map below."""
@@ -66,6 +68,7 @@ framework; the map below is measured on this model by the run that is open."""
     def on_mount(self) -> None:
         """Tasks are read in a thread: their texts take a moment."""
         super().on_mount()
+        self.set_interval(REDRAW_GAP_S, self._redraw)
         self._read()
 
     def twin(self) -> list[str]:
@@ -129,7 +132,7 @@ framework; the map below is measured on this model by the run that is open."""
         ]
         self.query_one("#tasks", Table).refill(rows)
 
-    @on(DataTable.RowSelected, "#tasks")
+    @on(Table.Selected, "#tasks")
     def _chosen(self) -> None:
         name = self.query_one("#tasks", Table).row_key
         if name:
@@ -157,7 +160,9 @@ framework; the map below is measured on this model by the run that is open."""
                 self.shown_again()
                 self.refresh_lines()
 
-        self.app.push_screen(PromptScreen("Your own text", "a folder, or a .txt, .md or .jsonl file"), given)
+        self.app.push_screen(
+            PromptScreen("Your own text", "a folder, or a .txt, .md or .jsonl file", folders=True), given
+        )
 
     def hardware_changed(self) -> None:
         """Another device: other kernels."""
@@ -184,8 +189,12 @@ framework; the map below is measured on this model by the run that is open."""
         self._draw()
 
     def run_changed(self, events: list[Event]) -> None:
-        """New cells of the map."""
-        if any(isinstance(e, SensitivityMeasured) for e in events):
+        """New cells of the map: drawn at the next tick, however many come."""
+        self._dirty = self._dirty or any(isinstance(e, SensitivityMeasured) for e in events)
+
+    def _redraw(self) -> None:
+        if self._dirty and self.is_current:
+            self._dirty = False
             self._draw()
 
     def on_resize(self) -> None:

@@ -15,9 +15,11 @@ from textual.widget import Widget
 from textual.widgets import Input, Static
 
 from advisor.tui import run_files
+from advisor.tui.run_state import FULL
 from advisor.tui.screens.base import AdvisorScreen
 from advisor.tui.session import Session
 from advisor.tui.stage_words import stage_lines
+from advisor.tui.widgets.field import Field
 from advisor.tui.widgets.front_plot import MARKS, FrontItem, FrontPlot, Sizes
 from advisor.tui.widgets.layer_grid import plan_text
 from advisor.tui.widgets.lists import Scroll, Table
@@ -25,7 +27,7 @@ from advisor.tui.widgets.sheet import Sheet
 from advisor.tui.widgets.stepper import Stepper
 from advisor.tui.words import duration, plain, size
 from profiles.errors import AdvisorError
-from tuners.events import Event
+from tuners.events import Event, TrialFinished
 
 THROUGH = ("search", "quantize", "validate", "export")
 REDRAW_GAP_S = 0.4
@@ -46,17 +48,21 @@ class TuneScreen(AdvisorScreen):
  d         the demo: a small real model through every stage
  < >       move the budget line on the plot (or drag it with the mouse); the plan below is the
            best one measured under it.  =  back to the budget of the run
- tab       budget, trials and last stage; then the lists
+ e         edit budget, trials and last stage: enter goes to the next one, escape back to the stages
+ tab       stages, plan, trials, then the form
 
 The run is a process of its own: it goes on when this window closes, and 7 opens it again.
 Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * chosen plan."""
     AUTO_FOCUS = "#stages-panel"
     CSS_PATH: ClassVar[list[str]] = ["base.tcss", "tune.tcss"]  # type: ignore[assignment]
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("e", "edit", "Edit", id="edit"),
         Binding("s", "start", "Start/resume", id="start"),
         Binding("x", "app.stop_work", "Stop", id="stop"),
         Binding("p", "app.pause_work", "Pause", id="pause"),
         Binding("d", "demo", "Demo", id="demo"),
+        Binding("enter,down", "field(1)", "Next field", show=False),
+        Binding("up", "field(-1)", "Field before", show=False),
         Binding("less_than_sign", "line(-1)", "Budget line down", show=False),
         Binding("greater_than_sign", "line(1)", "Budget line up", show=False),
         Binding("equals_sign", "line(0)", "Budget line back", show=False),
@@ -65,17 +71,22 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
     def __init__(self) -> None:
         super().__init__()
         self._line: float | None = None
-        self._shown_trials = 0
+        self._picked: TrialFinished | None = None
+        self._items: list[FrontItem] = []
+        self._trials: list[FrontItem] = []
         self._best = math.inf
+        self._strip: tuple[object, object, int] = (None, None, 0)
+        """What the strip of the plan was drawn from: drawing it takes longer than looking."""
         self._dirty = True
+        self._problem = ""
 
     def body(self) -> Iterable[Widget]:
         """The question above; stages, front, plan and trials below."""
         with Horizontal(id="form"):
             yield Static("budget", classes="label")
-            yield Input(self.session.budget, placeholder="from the device", id="budget", compact=True)
+            yield Field(self.session.budget, placeholder="from the device", id="budget")
             yield Static("trials", classes="label")
-            yield Input(str(self.session.trials), type="integer", id="trials", compact=True)
+            yield Field(str(self.session.trials), type="integer", max_length=5, id="trials")
             through = Stepper("through", [(t, t) for t in THROUGH], id="through")
             through.choose(self.session.through)
             yield through
@@ -90,7 +101,7 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
             with Scroll(id="plan-panel", classes="panel") as plan:
                 plan.border_title = "Plan"
                 yield Sheet(id="plan")
-            trials = Table("trial", "state", "KL", "bits", "s", id="history", classes="panel")
+            trials = Table(">trial", "state", ">KL", ">bits", ">s", "plan", id="history", classes="panel")
             trials.border_title = "Trials"
             yield trials
 
@@ -113,25 +124,47 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
         self.session.through = str(self.query_one("#through", Stepper).value)
         self.refresh_lines()
 
-    @on(Input.Submitted)
-    def _entered(self) -> None:
-        self.set_focus(self.query_one("#stages-panel"))
+    def action_edit(self) -> None:
+        """To the first field of the form."""
+        self.set_focus(self.query_one("#budget"))
+
+    @on(Field.Left)
+    def _left(self, event: Field.Left) -> None:
+        self.action_field(event.step)
+
+    def action_field(self, step: int) -> None:
+        """The neighbour in the form; beyond its ends, or without a step, back to the stages."""
+        form: list[Widget] = list(self.query_one("#form").query("Field, Stepper").results(Widget))
+        at = form.index(self.focused) + step if step and self.focused in form else -1
+        self.set_focus(form[at] if 0 <= at < len(form) else self.query_one("#stages-panel"))
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """One run at a time."""
+        return action not in {"start", "demo"} or self.advisor.working() is None
 
     def action_start(self) -> None:
         """Start the run, or go on with it."""
-        problem = self.query_one("#problem", Sheet)
         if self.session.model is None:
-            problem.show("no model is chosen: 2 lists models, d runs the demo")
+            self._complain("no model is chosen: 2 lists models, d runs the demo")
             return
         try:
             root = run_files.run_for(self.session)
         except AdvisorError as exc:
-            problem.show(str(exc))
+            self._complain(str(exc))
             return
-        problem.show("")
-        self.session.run = root
+        self._complain("")
+        self.session.run, self.session.opened = root, self.session.question
         self.advisor.start_work(self.session.tune_command(), root)
         self.refresh_lines()
+
+    def _complain(self, text: str) -> None:
+        """Say below the form what is wrong with it; else what ended the run."""
+        self._problem = text
+        if not text and self.advisor.working() is None:
+            text = self.state.error_text
+        problem = self.query_one("#problem", Sheet)
+        problem.set_class(bool(text), "-shown")
+        problem.show(text)
 
     def action_demo(self) -> None:
         """The demo, in a run directory of its own."""
@@ -155,14 +188,24 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
         self._move(event.bits)
 
     def _move(self, line: float | None) -> None:
-        self._line = line
-        self._draw_front()
+        """The line alone: no point is placed again."""
+        self._line, self._picked = line, None
+        budget = self._budget()
+        line = self._line_at(budget)
+        self.query_one("#front", FrontPlot).move_line(line)
+        self._say_line(line, budget)
+        self._draw_plan(line)
+
+    @on(Table.Selected, "#history")
+    def _chosen(self) -> None:
+        self._picked = self.state.trials[self.query_one("#history", Table).cursor_row]
+        self._draw_plan(None)
 
     # what is shown
 
     def run_opened(self) -> None:
         """Another run."""
-        self._line, self._shown_trials, self._best = None, 0, math.inf
+        self._line, self._picked, self._trials = None, None, []
         self.query_one("#history", Table).refill([])
         self.shown_again()
 
@@ -176,7 +219,7 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
             field = self.query_one(name, Input)
             if field.value != value and not field.has_focus:
                 field.value = value
-        self._dirty = True
+        self._dirty, self._problem = True, ""
         self._redraw()
 
     def on_resize(self) -> None:
@@ -189,41 +232,47 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
         self._dirty = False
         state = self.state
         self.query_one("#stages", Sheet).show(stage_lines(state, self.advisor.working()))
-        self.query_one("#problem", Sheet).show(state.error_text if self.advisor.working() is None else "")
+        self._complain(self._problem)
         self._draw_trials()
         self._draw_front()
 
     def _draw_front(self) -> None:
-        items, budget = self.items(), self._budget()
-        line = self._line if self._line is not None else None if budget is None else budget[0]
+        budget = self._budget()
+        line = self._line_at(budget)
+        self._items = self.items()
         plot = self.query_one("#front", FrontPlot)
-        plot.draw(items, line, None if budget is None else budget[1])
-        plot.border_title = "Front: KL against size" + (
-            ""
-            if line is None or budget is None
-            else f", line at {line:.2f} bits = {size(budget[1].at(line))}"
-        )
-        self._draw_plan(items, line)
+        plot.draw(self._items, line, None if budget is None else budget[1])
+        self._say_line(line, budget)
+        self._draw_plan(line)
+
+    def _line_at(self, budget: tuple[float, Sizes] | None) -> float | None:
+        """Where the user moved it, or the run's budget."""
+        return self._line if self._line is not None else None if budget is None else budget[0]
+
+    def _say_line(self, line: float | None, budget: tuple[float, Sizes] | None) -> None:
+        title = "Front: KL against size"
+        if line is not None and budget is not None:
+            title += f", line at {line:.2f} bits = {size(budget[1].at(line))}"
+        self.query_one("#front", FrontPlot).border_title = title
 
     def _budget(self) -> tuple[float, Sizes] | None:
         return None if self.state.root is None else run_files.budget(self.state.root)
 
     def items(self) -> list[FrontItem]:
         """Every measured plan as a point; held-out measurements are left to the report."""
-        best = self.state.best_trial
-        out = [
-            FrontItem(
-                "best" if t is best else "pruned" if t.state == "pruned" else "trial",
-                t.bits_per_weight,
-                t.kl,
-                t.label,
-                t.formats,
-                "search",
+        state = self.state
+        if len(self._trials) > len(state.trials):
+            self._trials = []
+        for t in state.trials[len(self._trials) :]:
+            kind = "pruned" if t.state == "pruned" else "trial"
+            kl = math.inf if t.kl is None else t.kl
+            self._trials.append(FrontItem(kind, t.bits_per_weight, kl, t.label, t.formats, "search"))
+        out = [*self._trials]
+        if (best := state.best_trial) is not None:
+            out.append(
+                FrontItem("best", best.bits_per_weight, best.kl or 0, best.label, best.formats, "search")
             )
-            for t in self.state.trials
-            if t.kl is not None
-        ]
-        for p in self.state.front:
+        for p in state.front:
             if p.split != "evaluate":
                 kind = "uniform" if "uniform" in p.label else "exact" if "exact" in p.label else "best"
                 out.append(FrontItem(kind, p.bits_per_weight, p.kl, p.label, p.formats, p.split))
@@ -231,48 +280,48 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
 
     def _draw_trials(self) -> None:
         """Only the new ones are added; a star marks what was the best when it came."""
-        trials, table = self.state.trials, self.query_one("#history", Table)
-        if len(trials) < self._shown_trials:
-            self._shown_trials, self._best = 0, math.inf
-            table.refill([])
+        trials, listing = self.state.trials, self.query_one("#history", Table)
+        if len(trials) < listing.row_count:
+            listing.refill([])
+        if not listing.row_count:
+            self._best = math.inf
         rows = []
-        for index in range(self._shown_trials, len(trials)):
-            t = trials[index]
-            better = t.kl is not None and t.state in {"complete", "known"} and t.kl < self._best
+        for t in trials[listing.row_count :]:
+            better = t.kl is not None and t.state in FULL and t.kl < self._best
             self._best = t.kl if better and t.kl is not None else self._best
-            rows.append(
-                (
-                    str(index),
-                    (
-                        plain(f"{'*' if better else ' '}{t.number}", "bold green" if better else ""),
-                        plain(t.state, "dim" if t.state == "pruned" else ""),
-                        "-" if t.kl is None else f"{t.kl:.3g}",
-                        f"{t.bits_per_weight:.3f}",
-                        f"{t.seconds:.1f}",
-                    ),
-                )
+            style = "bold green" if better else "dim" if t.state == "pruned" else ""
+            cells = (
+                f"{'* ' if better else ''}{t.number}",
+                t.state,
+                "-" if t.kl is None else f"{t.kl:.3g}",
+                f"{t.bits_per_weight:.3f}",
+                f"{t.seconds:.1f}",
+                t.label,
             )
-        if not rows:
-            return
-        self._shown_trials = len(trials)
-        table.extend(rows)
-        title = f"Trials {len(trials)}"
+            rows.append((str(t.number), tuple(plain(c, style) for c in cells)))
+        if rows:
+            listing.extend(rows)
+        title = f"Trials {len(trials)}" if trials else "Trials"
         if len(trials) > 1 and trials[-1].time > trials[0].time:
             per_second = (len(trials) - 1) / (trials[-1].time - trials[0].time)
             left = trials[-1].trials_total - len(trials)
             title += f" of {trials[-1].trials_total}, {per_second * 60:.1f} per minute"
             title += f", ETA {duration(left / per_second)}" if left > 0 and self.advisor.working() else ""
-        table.border_title = title
+        listing.border_title = title
 
-    def _draw_plan(self, items: list[FrontItem], line: float | None) -> None:
+    def _draw_plan(self, line: float | None) -> None:
         panel, state = self.query_one("#plan-panel"), self.state
         formats: dict[str, str] = {}
         title = "Plan: none measured yet"
         final = None if state.root is None or self._line is not None else run_files.plan(state.root)
-        if final is not None:
-            formats, title = dict(final.formats), f"Plan: {final.label or 'plan.yaml'}"
+        if self._picked is not None:
+            t = self._picked
+            formats, title = t.formats, f"Trial {t.number}: {t.label}, {t.bits_per_weight:.3f} bits"
+            title += "" if t.kl is None else f", KL {t.kl:.3g} measured"
+        elif final is not None:
+            formats, title = final.formats, f"Plan: {final.label or 'plan.yaml'}"
         elif line is not None:
-            under = [i for i in items if i.bits <= line + 1e-6 and i.kind != "pruned" and i.formats]
+            under = [i for i in self._items if i.bits <= line + 1e-6 and i.kind != "pruned" and i.formats]
             # Plans measured on the selection text are compared with each other, trials among themselves.
             under = [i for i in under if i.split == "select"] or under
             if under:
@@ -283,10 +332,11 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
             else:
                 title = f"Nothing measured under {line:.2f} bits"
         panel.border_title = title
-        text = Text("")
-        if formats:
-            text = plan_text(formats, self.advisor.unit_places(), max(40, panel.size.width - 4))
-        self.query_one("#plan", Sheet).show(text)
+        places, width = self.advisor.unit_places(), max(40, panel.size.width - 4)
+        before = self._strip
+        if formats is not before[0] or places is not before[1] or width != before[2]:
+            self._strip = (formats, places, width)
+            self.query_one("#plan", Sheet).show(plan_text(formats, places, width) if formats else Text(""))
 
 
 SCREEN = TuneScreen

@@ -61,7 +61,7 @@ A gate that fails is a result: the verdict says which and why, and the bundle re
             with Scroll(id="stages-panel", classes="panel") as stages:
                 stages.border_title = "Stages"
                 yield Sheet(id="stages")
-            lines = Table("ok", "", "predicted", "measured", "off by", id="lines", classes="panel")
+            lines = Table("ok", "line", ">predicted", ">measured", ">off by", id="lines", classes="panel")
             lines.border_title = "Predicted and measured"
             yield lines
             with Scroll(id="answers-panel", classes="panel"):
@@ -141,10 +141,16 @@ A gate that fails is a result: the verdict says which and why, and the bundle re
         out = Text.assemble(
             words, f"  measured in vLLM {found.engine_version}, {found.dtype}; plan {report.plan_key}"
         )
-        for gate in report.gates:
-            sign, style = ("✓", "green") if gate.passed else ("✗", "bold red")
-            out.append(f"\n{sign} {gate.name}", style=style)
-            out.append(f": {gate.reason}", style="" if gate.passed else "red")
+        for gate in (g for g in report.gates if not g.passed):
+            out.append(f"\n✗ {gate.name}", style="bold red")
+            out.append(f": {gate.reason}", style="red")
+        good = [g for g in report.gates if g.passed]
+        if self.has_class("-narrow") and good:
+            out.append(f"\n✓ {', '.join(g.name for g in good)}", style="green")
+        else:
+            for gate in good:
+                out.append(f"\n✓ {gate.name}", style="green")
+                out.append(f": {gate.reason}")
         for module, (planned, chosen) in list(report.kernel_mismatches.items())[:3]:
             out.append(f"\nkernel of {module}: planned {planned}, chosen {chosen}", style="yellow")
         return out
@@ -174,7 +180,7 @@ def _line(line: Line | Measured) -> tuple[str | Text, ...]:
         line.name,
         "-" if line.predicted is None else _number(line.predicted, line.unit),
         _number(line.measured, line.unit),
-        off.rjust(8),
+        off,
     )
 
 

@@ -24,7 +24,7 @@ class BootLog(Table):
     ]
 
     def __init__(self, id: str) -> None:
-        super().__init__("line", "predicted", "known", "range", id=id)
+        super().__init__("line", ">predicted", "known", "range", id=id)
         self._footprint: Footprint | None = None
 
     def show(self, footprint: Footprint | None) -> None:
@@ -45,7 +45,7 @@ class BootLog(Table):
                         field,
                         (
                             words.split(" at that")[0],
-                            number(figure.value, figure.unit).rjust(11),
+                            number(figure.value, figure.unit),
                             plain(known, STYLES[known]),
                             span,
                         ),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from rich.text import Text
+from rich.segment import Segment
+from rich.style import Style
 from textual import events
 from textual.message import Message
+from textual.strip import Strip
 from textual.widget import Widget
 
 from advisor.tui.words import size
@@ -22,8 +24,12 @@ MARKS = {
     "best": ("*", "bold green"),
 }
 """A character and a colour for each kind, later ones drawn over earlier; the character alone is enough."""
-LEFT = 8
-"""Columns of the labels on the left: 1.2e-05 and a space."""
+STYLES = {" ": Style(), "·": Style(color="cyan"), "│": Style(color="yellow")} | {
+    char: Style.parse(style) for char, style in MARKS.values()
+}
+DIM = Style(dim=True)
+LEFT = 9
+"""Columns of the labels on the left: 1.2e-05, a space and the axis."""
 
 
 class FrontItem(NamedTuple):
@@ -64,69 +70,92 @@ class FrontPlot(Widget):
         self._line: float | None = None
         self._sizes: Sizes | None = None
         self._x = (4.0, 8.0)
+        self._drawn = (0, 0)
+        self._cells: list[list[str]] = []
+        self._labels: list[str] = []
+        self._strips: list[Strip] = []
 
     def draw(self, items: Sequence[FrontItem], line: float | None, sizes: Sizes | None) -> None:
         """Show these items and the line of the budget, in bits per weight."""
         self._items = [i for i in items if math.isfinite(i.kl) and i.kl > 0]
         self._line, self._sizes = line, sizes
-        bits = [i.bits for i in self._items] + ([] if line is None else [line])
-        if bits:
-            pad = max(0.2, (max(bits) - min(bits)) * 0.04)
-            self._x = (min(bits) - pad, max(bits) + pad)
+        self._cells, self._strips = [], []
         self.refresh()
 
-    def render(self) -> Text:
-        """The plot as characters."""
-        width, height = self.content_size.width - LEFT, self.content_size.height - 2
+    def move_line(self, line: float | None) -> None:
+        """Only the line is elsewhere: the points are not placed again, unless it leaves the axis."""
+        inside = line is not None and self._x[0] <= line <= self._x[1]
+        self._line, self._strips = line, []
+        if not inside:
+            self._cells = []
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        """A line of the plot; all are made anew only when points, line or size have changed."""
+        size = (self.content_size.width, self.content_size.height)
+        if size != self._drawn:
+            self._drawn, self._cells, self._strips = size, [], []
+        if not self._strips:
+            self._strips = self._make_strips()
+        base = self.rich_style
+        strip = self._strips[y] if y < len(self._strips) else Strip([])
+        return strip.adjust_cell_length(size[0]).apply_style(base)
+
+    def _make_strips(self) -> list[Strip]:
+        """The plot as lines of characters."""
+        width, height = self._drawn[0] - LEFT, self._drawn[1] - 2
         if not self._items:
-            return Text("nothing measured yet", style="dim")
+            return [Strip([Segment("nothing measured yet", DIM)])]
         if width < 10 or height < 3:
-            return Text("")
+            return []
+        if not self._cells:
+            self._place(width, height)
+        at = None if self._line is None else self._column(self._line, width)
+        return [
+            Strip([Segment(label, DIM), *_segments(row, at)])
+            for label, row in zip(self._labels, self._cells, strict=True)
+        ] + [Strip([Segment(text, DIM)]) for text in self._axis(width)]
+
+    def _column(self, bits: float, width: int) -> int:
+        low, high = self._x
+        return min(width - 1, max(0, round((bits - low) / (high - low) * (width - 1))))
+
+    def _place(self, width: int, height: int) -> None:
+        """A character per cell: marks, later kinds over earlier, on dots between the exact ones."""
+        bits = [i.bits for i in self._items] + ([] if self._line is None else [self._line])
+        pad = max(0.2, (max(bits) - min(bits)) * 0.04)
+        self._x = (min(bits) - pad, max(bits) + pad)
         logs = [math.log10(i.kl) for i in self._items]
         low, high = min(logs), max(logs)
         pad = max(0.02, (high - low) * 0.06)
         low, high = low - pad, high + pad
-        cells = [[(" ", "")] * width for _ in range(height)]
-
-        def column(bits: float) -> int:
-            return min(
-                width - 1, max(0, round((bits - self._x[0]) / (self._x[1] - self._x[0]) * (width - 1)))
-            )
-
-        def row(kl: float) -> int:
-            return min(height - 1, max(0, round((high - math.log10(kl)) / (high - low) * (height - 1))))
-
-        if self._line is not None:
-            for y in range(height):
-                cells[y][column(self._line)] = ("│", "yellow")
-        exact = sorted((column(i.bits), row(i.kl)) for i in self._items if i.kind == "exact")
-        for (x0, y0), (x1, y1) in itertools.pairwise(exact):
+        per_row = (height - 1) / (high - low)
+        points: dict[str, set[tuple[int, int]]] = {kind: set() for kind in MARKS}
+        for item, log in zip(self._items, logs, strict=True):
+            points[item.kind].add((self._column(item.bits, width), round((high - log) * per_row)))
+        self._cells = [[" "] * width for _ in range(height)]
+        for (x0, y0), (x1, y1) in itertools.pairwise(sorted(points["exact"])):
             for x in range(x0 + 1, x1):
-                cells[round(y0 + (y1 - y0) * (x - x0) / (x1 - x0))][x] = ("·", "cyan")
-        for kind, mark in MARKS.items():
-            for item in self._items:
-                if item.kind == kind:
-                    cells[row(item.kl)][column(item.bits)] = mark
-        out = Text(no_wrap=True)
+                self._cells[round(y0 + (y1 - y0) * (x - x0) / (x1 - x0))][x] = "·"
+        for kind, (char, _) in MARKS.items():
+            for x, y in points[kind]:
+                self._cells[y][x] = char
         labelled = {0, height // 2, height - 1}
-        for y in range(height):
-            kl = 10 ** (high - (high - low) * y / (height - 1))
-            label = f"{kl:.2g}".rjust(LEFT - 2) + " ┤" if y in labelled else " " * (LEFT - 1) + "│"
-            out.append(label, "dim")
-            for char, style in cells[y]:
-                out.append(char, style)
-            out.append("\n")
-        out.append_text(self._axis(width, column))
-        return out
+        self._labels = [
+            f"{10 ** (high - y / per_row):.2g}".rjust(LEFT - 2) + " ┤"
+            if y in labelled
+            else " " * (LEFT - 1) + "│"
+            for y in range(height)
+        ]
 
-    def _axis(self, width: int, column: Callable[[float], int]) -> Text:
+    def _axis(self, width: int) -> list[str]:
         """Two lines of labels: bits per weight, and the checkpoint's size."""
         span = self._x[1] - self._x[0]
         step = next((s for s in (0.1, 0.25, 0.5, 1, 2, 4) if span / s * 11 <= width), 4)
         bits_row, size_row = [" "] * width, [" "] * width
         tick = math.ceil(self._x[0] / step) * step
         while tick <= self._x[1]:
-            at = column(tick)
+            at = self._column(tick, width)
             for row, text in (
                 (bits_row, f"{tick:g}"),
                 (size_row, size(self._sizes.at(tick)) if self._sizes else ""),
@@ -134,10 +163,9 @@ class FrontPlot(Widget):
                 start = min(max(0, at - len(text) // 2), width - len(text))
                 row[start : start + len(text)] = text
             tick += step
-        lines = (
+        return [
             f"{name.rjust(LEFT - 1)} {''.join(row)}" for name, row in (("bits", bits_row), ("size", size_row))
-        )
-        return Text("\n".join(lines), style="dim", no_wrap=True)
+        ]
 
     def _moved(self, event: events.MouseEvent) -> None:
         offset = event.get_content_offset(self)
@@ -159,3 +187,9 @@ class FrontPlot(Widget):
     def on_mouse_up(self) -> None:
         """Until it is let go."""
         self.release_mouse()
+
+
+def _segments(row: list[str], line: int | None) -> Iterator[Segment]:
+    """A row of characters, those of one style together; the line stands where no mark is."""
+    for char, run in itertools.groupby("│" if x == line and c == " " else c for x, c in enumerate(row)):
+        yield Segment(char * len(list(run)), STYLES[char])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -98,8 +99,8 @@ def _grid(rows: Mapping[str, Mapping[int, tuple[str, str]]], width: int) -> Text
         out.append(" " * label + "".join(ruler) + "\n", style="dim")
         for name, row in rows.items():
             out.append(name.ljust(label))
-            for block in chunk:
-                letter, style = row.get(block, (" ", ""))
-                out.append(letter.center(cell), style=style)
+            cells = ((row.get(block, (" ", ""))) for block in chunk)
+            for style, run in itertools.groupby(cells, key=lambda c: c[1]):
+                out.append("".join(letter.center(cell) for letter, _ in run), style=style)
             out.append("\n")
     return out
