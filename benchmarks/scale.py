@@ -27,6 +27,7 @@ from tuners.sensitivity.fast import measure_fast
 from tuners.sensitivity.measure import measure_kl
 from tuners.sensitivity.table import CellLog
 from tuners.solver import solve
+from tuners.solver_limits import fastest, solve_within_ms, summed
 
 OPTIONS = ("W4A16_G128", "W4A16_G64", "W4A16_G32", "W8A8", "FP8_DYNAMIC", "BF16")
 
@@ -59,6 +60,35 @@ def solver(count: int) -> None:
             f"{count} units at {bits} bits: solved in {solved - start:.2f} s, "
             f"priced in {time.perf_counter() - solved:.2f} s, {used:.6f} bits used"
         )
+    two_limits(units, scores, rng)
+
+
+def two_limits(units: list[Unit], scores: dict[str, dict[str, float]], rng: random.Random) -> None:
+    """Time the exact choice under bytes and milliseconds, and the fastest plan under bytes and loss."""
+    speeds = dict(zip(OPTIONS, (0.7, 0.72, 0.75, 0.5, 1.5, 1.0), strict=True))
+    costs = {}
+    for unit in units:
+        base = unit.numel / 1e9 * rng.uniform(0.9, 1.1)
+        costs[unit.name] = {f: base * x for f, x in speeds.items()}
+    budget = int(6 * sum(u.numel for u in units) / 8)
+    free, least = solve(units, scores, budget), fastest(units, scores, budget, costs)
+    limit = 0.5 * (summed(free, costs) + summed(least, costs))
+    start = time.perf_counter()
+    within = solve_within_ms(units, scores, budget, costs, limit)
+    took = time.perf_counter() - start
+    print(
+        f"{len(units)} units at 6 bits and {limit:.4g} ms: solved in {took:.2f} s, loss "
+        f"{summed(free, scores):.6g} without the limit, {summed(within, scores):.6g} at "
+        f"{summed(within, costs):.6g} ms"
+    )
+    most = summed(within, scores)
+    start = time.perf_counter()
+    found = fastest(units, scores, budget, costs, most)
+    took = time.perf_counter() - start
+    print(
+        f"{len(units)} units at 6 bits, the fastest with a loss of {most:.4g}: solved in {took:.2f} s, "
+        f"{summed(found, costs):.6g} ms"
+    )
 
 
 def llama(blocks: int, width: int) -> tuple[torch.nn.Module, list[Unit]]:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from profiles.errors import InfeasibleError, UsageError
+from tuners.milp import Resource, pick
 from tuners.plan import Unit
 
 Scores = Mapping[str, Mapping[str, float]]
@@ -24,21 +25,21 @@ NEGLIGIBLE = 1e-5
 """Relative gap to the lower bound below which a plan of more than `SMALL` options counts as optimal."""
 SMALL = 1500
 """Options up to which the gap is closed to zero (300 units with five formats: a second at most)."""
-TIME_LIMIT_S = 5.0
-"""For HiGHS; the best plan found by then is taken."""
 
 
-def solve(units: Sequence[Unit], scores: Scores, budget_bytes: int) -> dict[str, str]:
+def solve(
+    units: Sequence[Unit], scores: Scores, budget_bytes: int, *, absent: float | None = 0.0
+) -> dict[str, str]:
     """The assignment that minimises the summed scores within `budget_bytes` over the units.
 
-    Options that cost no less and lose no less than another of the same unit are removed first. Ties go to
-    fewer bytes.
+    `absent` is the score of 16-bit where there is none (None: it must be there). Options that cost no less
+    and lose no less than another of the same unit are removed first. Ties go to fewer bytes.
 
     Raises:
         InfeasibleError: even the cheapest formats exceed the budget.
         UsageError: a score is missing or not finite.
     """
-    menus = [_undominated(unit, scores) for unit in units]
+    menus = [_undominated(unit, scores, absent) for unit in units]
     smallest = sum(menu[0][1] for menu in menus)
     if smallest > budget_bytes:
         raise InfeasibleError(
@@ -56,19 +57,26 @@ def solve(units: Sequence[Unit], scores: Scores, budget_bytes: int) -> dict[str,
 Choice = tuple[str, int, float]  # format, bytes, loss
 
 
-def _undominated(unit: Unit, scores: Scores) -> list[Choice]:
+def loss_of(unit: Unit, fmt: str, scores: Scores, absent: float | None = 0.0) -> float:
+    """The score of a unit in a format.
+
+    Raises:
+        UsageError: it is missing or not finite.
+    """
+    loss = scores.get(unit.name, {}).get(fmt, absent if fmt == "BF16" else None)
+    if loss is None or not np.isfinite(loss):
+        raise UsageError(
+            "a unit has no usable score",
+            where=f"{unit.name} as {fmt}",
+            got=repr(loss),
+            allowed="a finite number",
+        )
+    return float(loss)
+
+
+def _undominated(unit: Unit, scores: Scores, absent: float | None) -> list[Choice]:
     """The unit's options by rising bytes and strictly falling loss."""
-    raw: list[Choice] = []
-    for fmt in unit.options:
-        loss = scores.get(unit.name, {}).get(fmt, 0.0 if fmt == "BF16" else None)
-        if loss is None or not np.isfinite(loss):
-            raise UsageError(
-                "a unit has no usable score",
-                where=f"{unit.name} as {fmt}",
-                got=repr(loss),
-                allowed="a finite number",
-            )
-        raw.append((fmt, unit.bytes_as(fmt), float(loss)))
+    raw = [(fmt, unit.bytes_as(fmt), loss_of(unit, fmt, scores, absent)) for fmt in unit.options]
     raw.sort(key=lambda c: (c[1], c[2]))
     kept: list[Choice] = []
     for choice in raw:
@@ -142,39 +150,16 @@ def _gain(menu: list[Choice], a: int, b: int) -> float:
 def _milp(menus: list[list[Choice]], budget_bytes: int, gap: float) -> list[int] | None:
     """HiGHS on the core, to a relative gap. None when its tolerance would exceed the budget: the relaxed plan
     then stands, which is within the gap of the bound."""
-    from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import csr_matrix
-
-    floor_cost = [menu[0][1] for menu in menus]
+    # what every choice of a unit shares is taken off: the numbers that are compared stay small
     losses = np.array([loss - menu[-1][2] for menu in menus for _, _, loss in menu])
     costs = np.array([cost - menu[0][1] for menu in menus for _, cost, _ in menu], dtype=float)
     owner = np.repeat(np.arange(len(menus)), [len(m) for m in menus])
-    room = budget_bytes - sum(floor_cost)
-    # scale both to about 1: HiGHS works with absolute tolerances
-    scale = max(float(np.abs(losses).max()), 1e-300)
-    unit_bytes = max(costs.max(), 1.0)
-    tie_break = 1e-9 * costs / unit_bytes
-    pick_one = csr_matrix((np.ones(len(owner)), (owner, np.arange(len(owner)))))
-    for margin in (0, 1, 8, 64, 512, 4096):
-        result = milp(
-            c=losses / scale + tie_break,
-            integrality=np.ones(len(losses), dtype=np.int64),
-            bounds=Bounds(0, 1),
-            constraints=[
-                LinearConstraint(pick_one, 1, 1),
-                LinearConstraint(csr_matrix(costs / unit_bytes), -np.inf, (room - margin) / unit_bytes),
-            ],
-            options={"mip_rel_gap": gap, "presolve": True, "time_limit": TIME_LIMIT_S},
-        )
-        if result.x is None:
-            return None
-        chosen, position = [], 0
-        for menu in menus:
-            chosen.append(int(np.argmax(result.x[position : position + len(menu)])))
-            position += len(menu)
-        if sum(menu[i][1] for menu, i in zip(menus, chosen, strict=True)) <= budget_bytes:
-            return chosen
-    return None
+    room = budget_bytes - sum(menu[0][1] for menu in menus)
+    found = pick(losses, owner, [Resource(costs, float(room), 1.0)], gap)
+    if found is None:
+        return None
+    starts = np.cumsum([0, *(len(m) for m in menus[:-1])])
+    return [i - int(start) for i, start in zip(found, starts, strict=True)]
 
 
 def predicted_loss(chosen: Mapping[str, str], scores: Scores) -> float:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 from tuners.plan import PrecisionPlan, Unit
 from tuners.solver import Scores, predicted_loss, solve
@@ -19,22 +16,7 @@ def exact_plan(
     units: Sequence[Unit], scores: Scores, budget_bytes: int, label: str, model_id: str = ""
 ) -> PrecisionPlan:
     """The plan of least summed score within the budget (tuners/solver.py)."""
-    with _silent_stdout():
-        formats = solve(units, scores, budget_bytes)
-    return PrecisionPlan(formats=formats, label=label, model_id=model_id)
-
-
-@contextlib.contextmanager
-def _silent_stdout() -> Iterator[None]:
-    """HiGHS prints a line of its own now and then, from C++: stdout is data, so it goes to stderr."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    try:
-        os.dup2(2, 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+    return PrecisionPlan(formats=solve(units, scores, budget_bytes), label=label, model_id=model_id)
 
 
 def estimated_ratio(ratio: float, plan: PrecisionPlan, other: PrecisionPlan, scores: Scores) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
 
 import pytest
@@ -230,23 +229,6 @@ def test_the_smallest_plan_is_no_larger_than_needed() -> None:
     assert predicted_loss(exact_plan(units(), SCORES, step, "y").formats, SCORES) > target
     unreachable = smallest_plan(units(), SCORES, -1, INT4, INT8, "x")
     assert unreachable.formats == uniform(units(), "int8").formats
-
-
-def test_what_the_solver_prints_does_not_reach_stdout(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from advisor.agent import replan
-
-    def noisy(*_: Any) -> dict[str, str]:
-        os.write(1, b"HighsMipSolverData\n")
-        return int4().formats
-
-    monkeypatch.setattr(replan, "solve", noisy)
-    exact_plan(units(), SCORES, INT4, "x")
-    print("data")
-    found = capfd.readouterr()
-    assert found.out == "data\n"
-    assert "HighsMip" in found.err
 
 
 def test_promotions_come_by_score_per_byte() -> None:
