@@ -83,7 +83,9 @@ def fit_models(
     gc.disable()  # hundreds of thousands of tuples and no cycles: collecting costs a tenth of the answer
     try:
         known = compiled_catalogue()
-        found = rank_models(hardware, spec, _families(formats), known, Residuals.load())
+        found = rank_models(
+            hardware, with_dtype(spec, hardware.device), _families(formats), known, Residuals.load()
+        )
     finally:
         gc.enable()
     padded = {m.facts.model_id for m in known if m.facts.stored_method == "mxfp4"}
@@ -95,6 +97,17 @@ def fit_models(
     )
     head = {"device": hardware.device.name, "count": len(hardware.devices), "spec": spec}
     return _answer(title, "model", groups, filters, padded, _unchecked(hardware.devices), head, json=json)
+
+
+def with_dtype(spec: ServingSpec, device: Device) -> ServingSpec:
+    """The dtype that a CPU serves 16-bit weights in (`advisor fit MODEL` takes the same); GPUs serve in 16
+    bits whatever the model."""
+    from profiles.hardware.schema import DeviceKind
+    from tuners.engine.dtype import recommended_dtype
+
+    if spec.dtype != "auto" or device.kind is not DeviceKind.CPU:
+        return spec
+    return spec.model_copy(update={"dtype": recommended_dtype(device)[0]})
 
 
 def fit_devices(

@@ -24,10 +24,12 @@ class Row(NamedTuple):
 
 def best_answers(hardware: HardwareProfile, spec: ServingSpec) -> dict[str, Ranked]:
     """The first answer of every model: what fits before what does not, then the best precision."""
-    from profiles.footprint import rank_models
+    from advisor.cli.rank import with_dtype
+    from profiles.footprint import Residuals, rank_models
 
     out: dict[str, Ranked] = {}
-    for answer in rank_models(hardware, spec, FAMILIES):
+    served = with_dtype(spec, hardware.device)
+    for answer in rank_models(hardware, served, FAMILIES, residuals=Residuals.load()):
         out.setdefault(answer.model_id, answer)
     return out
 

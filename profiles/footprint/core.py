@@ -100,8 +100,10 @@ def predict(
     version: Version,
     choice: FormatChoice | None = None,
     extra: Extra = Extra(),
+    stages: list[RankBytes] | None = None,
 ) -> Prediction:
-    """The memory of every stage under filled serving arguments (`serving.filled`)."""
+    """The memory of every stage under filled serving arguments (`serving.filled`); `stages` are the weights
+    when they are known already."""
     assert spec.gpu_memory_utilization is not None
     assert spec.max_num_batched_tokens is not None
     assert spec.max_num_seqs is not None
@@ -114,7 +116,8 @@ def predict(
         spec.enable_expert_parallel,
         triton=mxfp4_by_triton(view.sm, version),
     )
-    stages = stage_bytes(ledger, sharding, width, choice, pp, cuda=not view.cpu)
+    if stages is None:
+        stages = stage_bytes(ledger, sharding, width, choice, pp, cuda=not view.cpu)
     batch = Batch(
         spec.max_num_batched_tokens,
         spec.max_num_seqs,

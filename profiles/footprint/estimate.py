@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from profiles.errors import UsageError
@@ -13,21 +13,16 @@ from profiles.footprint.core import Prediction, predict
 from profiles.footprint.extras import extras
 from profiles.footprint.facts import ModelFacts, facts_of
 from profiles.footprint.ledger import Ledger, ledger_of
-from profiles.footprint.levers import Trial, holds, levers, slack, trials
+from profiles.footprint.levers import Trial, levers, slack
 from profiles.footprint.schema import Footprint, Lever, ServingSpec, Verdict
 from profiles.footprint.serving import DeviceView, filled, view_of, with_cpu_space
 from profiles.footprint.speed import compute_type, speed
-from profiles.footprint.startup import (
-    gib,
-    memory_refusals,
-    platform_refusals,
-    shape_refusals,
-    stored_format,
-)
+from profiles.footprint.startup import gib, stored_format
 from profiles.footprint.uniform import uniform_formats
+from profiles.footprint.verdict import OTHER_FORMATS, Judge
 from profiles.footprint.version import NEWEST, Version, parse_version
 from profiles.footprint.weights import FormatChoice, checkpoint_bytes, plan_choice
-from profiles.hardware.schema import DeviceKind, HardwareProfile
+from profiles.hardware.schema import HardwareProfile
 from profiles.models.schema import ModelProfile
 from profiles.provenance import Figure
 
@@ -66,40 +61,33 @@ def estimate(
     if residuals is not None:
         extra, corrected = residuals.applied(extra, spec.engine_version, view.name, facts.architecture)
     p = predict(facts, ledger, view, full, version, choice, extra)
-    refusals = shape_refusals(facts, hardware, full)
-    platform, more = platform_refusals(facts, hardware.device, full, formats_by_linear)
+
+    def predicted(changed: ServingSpec, other: FormatChoice | None) -> Prediction:
+        return predict(facts, ledger, view, changed, version, other, extra)
+
+    used = set((formats_by_linear or {}).values())
+    judge, more = Judge.of(facts, hardware, view, version, predicted, full, used)
     notes += more + _notes(facts, hardware, view, full, p, version)
-    refusals += platform
-    refusals += memory_refusals(facts, view, full, p, version)
-    fits = not refusals and holds(p, full, version)
-
-    def attempt(changed: ServingSpec, other: FormatChoice | None = choice) -> tuple[float, bool]:
-        again = filled(changed, facts, view, version)
-        found = predict(facts, ledger, view, again, version, other, extra)
-        wrong = shape_refusals(facts, hardware, again) or fixed_platform
-        wrong = wrong or memory_refusals(facts, view, again, found, version)
-        return slack(found, again), not wrong and holds(found, again, version)
-
-    fixed_platform = platform
+    refusals = judge.refusals(full, p)
+    others = {}
+    if not formats_by_linear and model.quantization is None:
+        others = _other_formats(model, hardware, full)
+    verdict = judge.verdict(full, p, choice, others.values())
     found_levers: tuple[Lever, ...] = ()
     known, source = laws.provenance_of(_batch_stub(full, version, view), view.name)
     if corrected:
         source = corrected
-    if not fits:
-        fp8 = view.kind is not DeviceKind.CPU and (view.sm or 0) >= 80
-        tried = trials(full, facts, view, len(hardware.devices), fp8_kv=fp8)
+    if verdict is not Verdict.FITS:
         before = slack(p, full)
-        found_levers = levers(before, tried, attempt, source)
-        if not formats_by_linear and model.quantization is None:
-            found_levers += _other_formats(model, hardware, full, before, attempt, source)
-    enough = any(lever.enough for lever in found_levers)
-    verdict = Verdict.FITS if fits else Verdict.FITS_IF if enough else Verdict.DOES_NOT_FIT
+        found_levers = levers(before, judge.trials(full), lambda c: judge.attempt(c, choice), source)
+        for family, other_choice in others.items():
+            trial = Trial(f"weights in {family.upper()}", full, OTHER_FORMATS[family])
+            found_levers += levers(before, [trial], functools.partial(_with, judge, other_choice), source)
     rank = p.ranks[p.tight]
     other, graph = figures.overhead_figures(p, facts, full, known, source)
     tokens, concurrency, longest = figures.capacity_figures(p, facts, full, version, known, source)
-    formats = set((formats_by_linear or {}).values())
     dtype = "float32" if p.served_bytes == 4 else "auto"
-    rates = speed(facts, ledger, hardware.device, full, p, compute_type(formats, stored_format(facts), dtype))
+    rates = speed(facts, ledger, hardware.device, full, p, compute_type(used, stored_format(facts), dtype))
     return Footprint(
         weights=figures.weights_figure(
             p, facts, full, plan_label, corrected if extra.residual_weights else ""
@@ -131,41 +119,23 @@ def estimate(
     )
 
 
-FORMAT_COSTS = {
-    "fp8": "next to no loss",
-    "int8": "a small loss; needs calibration",
-    "int4": "a loss that tasks of high sensitivity notice; needs calibration",
-}
-"""Families tried as levers, and what each gives up (decision framework, tasks by sensitivity)."""
-
-
 def _other_formats(
-    model: ModelProfile,
-    hardware: HardwareProfile,
-    full: ServingSpec,
-    before: float,
-    attempt: Callable[[ServingSpec, FormatChoice | None], tuple[float, bool]],
-    source: str,
-) -> tuple[Lever, ...]:
-    """The last levers: a smaller format for the weights, each priced as its uniform plan."""
-    out: tuple[Lever, ...] = ()
-    for family, cost in FORMAT_COSTS.items():
+    model: ModelProfile, hardware: HardwareProfile, full: ServingSpec
+) -> dict[str, FormatChoice]:
+    """The last levers: smaller formats for the weights, each as its uniform plan."""
+    out: dict[str, FormatChoice] = {}
+    for family in OTHER_FORMATS:
         formats = uniform_formats(
             model, hardware.device, family, tensor_parallel_size=full.tensor_parallel_size
         )
-        if formats:
-            choice = plan_choice(formats)
-            trial = Trial(f"weights in {family.upper()}", full, cost)
-            out += levers(before, [trial], functools.partial(_with, attempt, choice), source)
+        choice = plan_choice(formats) if formats else None
+        if choice is not None:
+            out[family] = choice
     return out
 
 
-def _with(
-    attempt: Callable[[ServingSpec, FormatChoice | None], tuple[float, bool]],
-    choice: FormatChoice | None,
-    spec: ServingSpec,
-) -> tuple[float, bool]:
-    return attempt(spec, choice)
+def _with(judge: Judge, choice: FormatChoice, spec: ServingSpec) -> tuple[float, bool]:
+    return judge.attempt(spec, choice)
 
 
 def predict_stages(

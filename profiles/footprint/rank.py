@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from profiles.footprint.compiled import Compiled, compiled_catalogue
-from profiles.footprint.core import Extra, Prediction, predict, reweighted
+from profiles.footprint.core import Prediction, predict, reweighted
+from profiles.footprint.extras import extras
 from profiles.footprint.facts import ModelFacts, facts_of
 from profiles.footprint.ledger import Group, Ledger, Line, ledger_of
-from profiles.footprint.levers import holds
 from profiles.footprint.schema import ServingSpec, Verdict
-from profiles.footprint.serving import filled, view_of
+from profiles.footprint.serving import filled, view_of, with_cpu_space
 from profiles.footprint.speed import (
     CPU_EFFICIENCY,
     DECODE_EFFICIENCY,
@@ -21,10 +22,17 @@ from profiles.footprint.speed import (
     read_from_host,
     weights_read,
 )
-from profiles.footprint.startup import memory_refusals, shape_refusals
 from profiles.footprint.uniform import family_formats, fused_shape, line_format
+from profiles.footprint.verdict import OTHER_FORMATS, Judge
 from profiles.footprint.version import parse_version
-from profiles.footprint.weights import RankBytes, Sharding, UniformChoice, group_bytes, mxfp4_by_triton
+from profiles.footprint.weights import (
+    FormatChoice,
+    RankBytes,
+    Sharding,
+    UniformChoice,
+    group_bytes,
+    mxfp4_by_triton,
+)
 from profiles.formats import Format
 from profiles.hardware.schema import Device, DeviceKind, HardwareProfile
 from profiles.models.schema import ModelProfile
@@ -130,10 +138,9 @@ def _answers(
     version = parse_version(spec.engine_version)
     view = view_of(device)
     context = min(spec.max_model_len or facts.max_positions or 4096, facts.max_positions or 1 << 30)
+    if view.cpu and hardware.origin == "probe":
+        spec = with_cpu_space(spec, os.environ)
     full = filled(spec.model_copy(update={"max_model_len": context}), facts, view, version)
-    wrong = shape_refusals(facts, hardware, full)
-    if device.kind is DeviceKind.METAL:
-        wrong = ["vLLM has no engine for Apple GPUs", *wrong]
     sharding = Sharding(
         facts,
         full.tensor_parallel_size,
@@ -141,7 +148,7 @@ def _answers(
         full.enable_expert_parallel,
         triton=mxfp4_by_triton(view.sm, version),
     )
-    extra = Extra()
+    extra, _ = extras(facts, ledger, full, cuda=not view.cpu)
     if residuals is not None:
         extra, _ = residuals.applied(extra, spec.engine_version, view.name, facts.architecture)
     stored = predict(facts, ledger, view, full, version, extra=extra)
@@ -157,7 +164,22 @@ def _answers(
         and not full.cpu_offload_gb
         and full.kv_cache_memory_bytes is None
         and not extra.residual_weights
+        and not extra.bytes_per_rank
     )
+
+    weights: dict[FormatChoice | None, list[RankBytes]] = {None: [rank.read for rank in stored.ranks]}
+
+    def predicted(changed: ServingSpec, choice: FormatChoice | None) -> Prediction:
+        same = changed.tensor_parallel_size == full.tensor_parallel_size  # else no lever moves weights
+        known = weights.get(choice) if same else None
+        return predict(facts, ledger, view, changed, version, choice, extra, known)
+
+    def choice_of(found: tuple[RankBytes, dict[Line, Format]]) -> FormatChoice:
+        choice = UniformChoice(found[1].get)
+        if full.pipeline_parallel_size == 1:
+            weights[choice] = [found[0]]
+        return choice
+
     out = []
     for family in families:
         formats = family_formats(family)
@@ -172,9 +194,15 @@ def _answers(
             p = reweighted(stored, [found[0]], context, version)
         else:
             p = predict(facts, ledger, view, full, version, UniformChoice(found[1].get), extra)
-        refusals = wrong or memory_refusals(facts, view, full, p, version)
-        fits = not refusals and holds(p, full, version)
-        reason = "" if fits else refusals[0] if refusals else "fewer requests than asked for"
+        choice = choice_of(found) if found else None
+        used = {fmt.name for fmt in found[1].values()} if found else ()
+        judge, _ = Judge.of(facts, hardware, view, version, predicted, full, used)
+        smaller = OTHER_FORMATS if found is None and not facts.stored_method else ()
+        priced = (pricer.price(family_formats(other)) for other in smaller)
+        others = (choice_of(other) for other in priced if other is not None)
+        verdict = judge.verdict(full, p, choice, others)
+        refusals = judge.refusals(full, p) if verdict is not Verdict.FITS else []
+        reason = refusals[0] if refusals else "fewer requests than asked for"
         low, value, high = _decode(facts, ops, device, full, p)
         longest = p.cache.longest(p.blocks_low, spec.concurrency, facts.max_positions or context)
         rank = p.ranks[p.tight]
@@ -184,8 +212,8 @@ def _answers(
                 family,
                 device.name,
                 full.tensor_parallel_size * full.pipeline_parallel_size * full.data_parallel_size,
-                Verdict.FITS if fits else _shorter(longest, context, wrong),
-                reason,
+                verdict,
+                "" if verdict is Verdict.FITS else reason,
                 rank.weights,
                 max(0.0, rank.available.value),
                 p.capacity.tokens,
@@ -202,11 +230,6 @@ def _answers(
             )
         )
     return out
-
-
-def _shorter(longest: int, context: int, wrong: list[str]) -> Verdict:
-    """A usable shorter context is a lever; parallel sizes that do not divide are not."""
-    return Verdict.FITS_IF if not wrong and 1024 <= longest < context else Verdict.DOES_NOT_FIT
 
 
 _PRICED: dict[tuple[object, ...], tuple[tuple[Format | None, ...], int]] = {}

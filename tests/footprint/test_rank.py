@@ -20,6 +20,7 @@ from profiles.footprint.compiled import Compiled, _read, build, compiled_catalog
 from profiles.footprint.facts import facts_of
 from profiles.footprint.ledger import ledger_of
 from profiles.hardware import planned
+from profiles.hardware.schema import HardwareProfile
 from profiles.models import catalogue_index, catalogue_model
 from profiles.models.schema import ModelProfile
 from tests.footprint.build import GIB, cpu, gpu, llama
@@ -50,6 +51,37 @@ def test_ranking_agrees_with_the_estimate(name: str) -> None:
         assert found.weights == full.weights.value
         assert found.kv_tokens == full.kv_tokens.value
         assert (found.verdict is Verdict.FITS) == (full.verdict is Verdict.FITS)
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        cpu(24, 20),
+        cpu(24, 3),
+        cpu(64, 12),
+        gpu(16, name="T4", capability=(7, 5)),
+        gpu(24, free_gib=10),
+        gpu(24, count=2),
+        gpu(79.19),
+    ],
+    ids=("cpu", "cpu-little-free", "cpu-busy", "t4", "gpu-busy", "two-gpus", "h100"),
+)
+@pytest.mark.parametrize("spec", [ServingSpec(), SPEC, SPEC.model_copy(update={"concurrency": 200})])
+def test_ranking_and_estimate_give_the_same_verdict(machine: HardwareProfile, spec: ServingSpec) -> None:
+    for name in (
+        "Qwen/Qwen3-0.6B",
+        "meta-llama/Llama-3.1-8B-Instruct",
+        "google/gemma-3-12b-it",
+        "openai/gpt-oss-20b",
+    ):
+        model = catalogue_model(name)
+        for found in rank_models(machine, spec, ("16-bit", "int8", "int4"), [reduced(model)]):
+            plan = uniform_formats(model, machine.device, found.family)
+            length = spec.model_copy(update={"max_model_len": found.context})
+            full = estimate(model, machine, length, plan or None)
+            assert found.verdict is full.verdict, (name, found.family, full.reason)
+            if full.refusals:
+                assert found.reason == full.refusals[0]
 
 
 def test_what_fits_comes_first_and_larger_before_smaller() -> None:
