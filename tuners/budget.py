@@ -61,6 +61,19 @@ def parse_budget(text: str, units: Iterable[Unit], fixed_bytes: int) -> Budget:
     )
 
 
+def no_limit(units: Iterable[Unit], fixed_bytes: int) -> Budget:
+    """A budget that holds every plan, for questions about speed."""
+    listed = list(units)
+    return Budget(
+        text="no limit",
+        unit_bytes=sum(max(u.bytes_as(f) for f in [*u.options, "BF16"]) for u in listed),
+        fixed_bytes=fixed_bytes,
+        smallest_bytes=sum(min(u.bytes_as(f) for f in u.options) for u in listed),
+        largest_bytes=sum(u.bytes_as("BF16") for u in listed),
+        weights=sum(u.numel for u in listed),
+    )
+
+
 def budget_within(text: str, *, weights: int, smallest: int, largest: int, fixed_bytes: int) -> Budget:
     """The same for units whose count of weights, smallest and largest bytes are known.
 

@@ -66,7 +66,8 @@ class SensitivityMeasured(_Event):
 
 
 class TrialFinished(_Event):
-    """One trial of the study; `kl` is measured, never predicted. `state` complete, pruned or failed."""
+    """One trial of the study; `kl` is measured, `decode_ms` (per token) predicted from the latency column.
+    `state` complete, pruned or failed."""
 
     kind: Literal["trial"] = "trial"
     number: int
@@ -79,6 +80,7 @@ class TrialFinished(_Event):
     trials_total: int
     seconds: float
     formats: dict[str, str] = {}
+    decode_ms: float | None = None
 
 
 class FrontPoint(_Event):
@@ -91,6 +93,7 @@ class FrontPoint(_Event):
     bits_per_weight: float
     split: str
     formats: dict[str, str] = {}
+    decode_ms: float | None = None
 
 
 class Measured(_Event):

@@ -16,6 +16,9 @@ from profiles.errors import UsageError
 from profiles.formats import get_format
 from profiles.provenance import Contract
 
+ROW_PARALLEL_ROLES = frozenset({"o", "down", "shared_down", "expert_down"})
+"""Tensor parallelism splits the inputs of these, the outputs of the others (Megatron's layout)."""
+
 
 class UnitLinear(Contract):
     """One linear weight of a unit, as the checkpoint names it."""

@@ -9,7 +9,7 @@ from profiles.formats import MENU, Activations, Format, get_format
 from profiles.formats.kernels import W4A8_SWITCH, KernelSupport, kernel_support
 from profiles.hardware.schema import Device, DeviceKind
 from profiles.models.schema import LinearInfo, ModelProfile
-from tuners.plan import Unit, UnitLinear
+from tuners.plan import ROW_PARALLEL_ROLES, Unit, UnitLinear
 
 DEFAULT_MENU = ("W4A16", "W8A8", "FP8_DYNAMIC", "BF16")
 """INT4 (group size by shape), INT8, FP8 and 16-bit; NVFP4 joins them where FP4 tensor cores are."""
@@ -150,7 +150,7 @@ def _refusal(fmt: Format, linears: list[LinearInfo], device: Device, tp: int) ->
 
 def _support(fmt: Format, linears: list[LinearInfo], device: Device, tp: int) -> KernelSupport | str:
     """The kernel of the fused layer on one rank, or why its weights cannot be split like that."""
-    row_parallel = linears[0].role in {"o", "down", "expert_down", "shared_down"}
+    row_parallel = linears[0].role in ROW_PARALLEL_ROLES
     same_input = len({m.in_features for m in linears}) == 1
     out_features = sum(m.out_features for m in linears) if same_input else linears[0].out_features
     in_features = linears[0].in_features

@@ -106,12 +106,13 @@ def _carry_out(
     resume: bool,
 ) -> Outcome:
     """One attempt by the pipeline's stages; a stage that failed is an outcome, not the end."""
-    from advisor.pipeline import quantize, search, validate
+    from advisor.pipeline import latency, quantize, search, validate
 
     now = changed_inputs(inputs, decision.settings)
     plan = decision.plan
     try:
         if plan is None:
+            latency.latency(context, now, facts, resume=resume)
             found = search.search(context, now, facts, decision.settings.budget_bytes, resume=resume)
             plan = found.best.plan
         quantize.check_plan(plan, facts)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from profiles.errors import ExitCode
 
 if TYPE_CHECKING:
+    from profiles.provenance import Figure
+    from tuners.latency.schema import PlanSpeed
     from tuners.search.schema import SearchResult
     from tuners.validate.schema import ValidationReport
 
@@ -92,6 +94,8 @@ def _show_search(found: SearchResult) -> None:
     )
     for name, count in best.plan.counts().most_common():
         out.print(f"  {count:4} units {name}")
+    if best.speed is not None:
+        out.print(speed_words(best.speed), markup=False)
     rows = table(
         f"\nheld-out text ({best.quality.tokens:,} tokens, seen by nothing before; measured)",
         ["scheme", "bits", "checkpoint", "KL", "perplexity", "same top token"],
@@ -116,6 +120,19 @@ def _show_search(found: SearchResult) -> None:
         )
     for note in found.notes:
         out.print(f"note: {note}", markup=False)
+
+
+def speed_words(speed: PlanSpeed) -> str:
+    """Predicted step times with their ranges, and how they are known."""
+    ms = speed.decode_ms
+    return (
+        f"{ms.provenance.value}: {_range(ms)} ms per token (1 request), {_range(speed.decode_16_ms)} "
+        f"(16 at once), {_range(speed.prefill_ms_per_1k)} ms per 1,000 prompt tokens; {ms.source}"
+    )
+
+
+def _range(figure: Figure) -> str:
+    return f"{figure.value:.4g} [{figure.low:.4g} to {figure.high:.4g}]"
 
 
 def _at(found: SearchResult, label: str) -> str:

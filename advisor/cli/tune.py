@@ -63,6 +63,29 @@ def tune(
         Literal["auto", "exact", "fast"],
         Parameter(name="--sensitivity", help="KL of every cell (exact), or backward passes (fast)."),
     ] = "auto",
+    objective: Annotated[
+        Literal["quality", "fastest"],
+        Parameter(
+            name="--objective",
+            help="quality: the least KL; fastest: the fastest plan by prediction with KL at most --max-kl.",
+        ),
+    ] = "quality",
+    max_kl: Annotated[
+        float | None,
+        Parameter(name="--max-kl", help="Nats per token that the fastest plan may lose, measured."),
+    ] = None,
+    max_ms_per_token: Annotated[
+        float | None,
+        Parameter(
+            name=["--max-ms-per-token", "--target-itl"],
+            help="Milliseconds between tokens at --concurrency, predicted from timed layers: the best plan "
+            "that is so fast.",
+        ),
+    ] = None,
+    latency: Annotated[
+        Literal["auto", "estimated"],
+        Parameter(name="--latency", help="Time layers with vLLM's kernels here (auto), or estimate."),
+    ] = "auto",
     through: Annotated[Through, Parameter(name="--through", help="The last stage to run.")] = "search",
     calibration_samples: Annotated[
         int, Parameter(name="--calibration-samples", help="Texts that calibrate the quantizer.")
@@ -87,6 +110,7 @@ def tune(
     from advisor.cli.report import answer
     from advisor.cli.serving import serving_spec
 
+    _check_goal(objective, max_kl, max_ms_per_token)
     inputs = make_inputs(
         model=model,
         revision=revision,
@@ -101,6 +125,10 @@ def tune(
         workers=workers,
         storage=storage,
         sensitivity=sensitivity,
+        objective=objective,
+        max_kl=max_kl,
+        max_ms_per_token=max_ms_per_token,
+        latency=latency,
         calibration_samples=calibration_samples,
         **weights.changes(),
         trust_remote_code=trust_remote_code,
@@ -112,6 +140,34 @@ def tune(
         return _dry_run(inputs, root, json=json)
     execute(inputs, root, through, resume=resume, quiet=quiet)
     return answer(root, json=json)
+
+
+def _check_goal(objective: str, max_kl: float | None, max_ms: float | None) -> None:
+    """Refuse goals that contradict each other.
+
+    Raises:
+        UsageError: fastest without a limit on the KL, or a limit that the objective does not use.
+    """
+    from profiles.errors import UsageError
+
+    if objective == "fastest" and max_kl is None:
+        raise UsageError(
+            "the fastest plan needs a limit on what it may lose",
+            got="--objective fastest without --max-kl",
+            next_step="--objective fastest --max-kl 0.05 (nats per token; INT4 alone often loses 0.1)",
+        )
+    if objective == "quality" and max_kl is not None:
+        raise UsageError(
+            "--max-kl is for the fastest plan: the best one has the least KL anyway",
+            got=f"--max-kl {max_kl:g}",
+            next_step="add --objective fastest, or leave --max-kl out",
+        )
+    if objective == "fastest" and max_ms is not None:
+        raise UsageError(
+            "the fastest plan needs no limit on its time",
+            got=f"--max-ms-per-token {max_ms:g}",
+            next_step="leave --max-ms-per-token out, or leave --objective out: the best plan that is so fast",
+        )
 
 
 def make_inputs(**fields: object) -> RunInputs:

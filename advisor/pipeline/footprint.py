@@ -108,10 +108,12 @@ def resolve_budget(facts: Facts, inputs: RunInputs) -> tuple[Budget, str]:
         UsageError: neither a budget nor a context was given, or the original fits as it is.
         InfeasibleError: no plan is that small.
     """
-    from tuners.budget import parse_budget
+    from tuners.budget import no_limit, parse_budget
 
     if inputs.budget is not None:
         return parse_budget(inputs.budget, facts.units, facts.fixed_bytes), f"asked: {inputs.budget}"
+    if inputs.is_timed and inputs.serving.max_model_len is None:
+        return no_limit(facts.units, facts.fixed_bytes), "no limit on the size: speed and quality decide"
     if inputs.serving.max_model_len is None:
         raise UsageError(
             "no memory budget given",

@@ -32,16 +32,23 @@ EFFORT = frozenset(
         "methods",
         "rounding_steps",
         "recover_steps",
+        "latency",
     }
 )
 """Fields that say how hard to try or how to judge, not what is asked: they may change between calls of one
 run."""
 
 
+GOALS = ("objective", "max_kl", "max_ms_per_token")
+"""Fields that say what is wanted beside a size."""
+
+
 class RunInputs(Contract):
     """One question: this model, under this budget, on this hardware, for this task.
 
     `budget` is what the user typed; None means: derived from the device, the context and the concurrency.
+    `objective` fastest is the fastest plan whose KL is at most `max_kl`; `max_ms_per_token` bounds a decoding
+    step at `serving.concurrency` requests. `latency` auto times layers where the device and vLLM are here.
     """
 
     model: str
@@ -67,10 +74,23 @@ class RunInputs(Contract):
     offline: bool = False
     yes: bool = False
     floor: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # None: the task's own
+    objective: Literal["quality", "fastest"] = "quality"
+    max_kl: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    max_ms_per_token: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    latency: Literal["auto", "estimated"] = "auto"
 
     def identity(self) -> dict[str, Any]:
-        """The part that names the run: the question without the effort."""
-        return self.model_dump(mode="json", exclude=set(EFFORT))
+        """The part that names the run: the question without the effort, and without goals not asked for."""
+        found = self.model_dump(mode="json", exclude=set(EFFORT))
+        for name in GOALS:
+            if found[name] == type(self).model_fields[name].default:
+                del found[name]
+        return found
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the question is about speed too."""
+        return self.objective == "fastest" or self.max_ms_per_token is not None
 
     def run_dir(self) -> Path:
         """The default directory of this question."""
@@ -87,7 +107,12 @@ def save_inputs(workspace: Workspace, inputs: RunInputs) -> None:
     if path.exists():
         earlier = load_inputs(workspace).identity()
         now = inputs.identity()
-        changed = [f"{k}: {_brief(earlier[k])} -> {_brief(now[k])}" for k in now if earlier[k] != now[k]]
+        names = dict.fromkeys([*earlier, *now])
+        changed = [
+            f"{k}: {_brief(earlier.get(k))} -> {_brief(now.get(k))}"
+            for k in names
+            if earlier.get(k) != now.get(k)
+        ]
         if changed:
             raise UsageError(
                 "this run directory belongs to another question",

@@ -43,7 +43,7 @@ def run_through(
 
     With a `plan` there is no search: the plan given is written into the run and used.
     """
-    from advisor.pipeline import export, footprint, profile, quantize, search, validate
+    from advisor.pipeline import export, footprint, latency, profile, quantize, search, validate
     from advisor.workspace import write_text
 
     until = STAGES.index(last)
@@ -55,6 +55,7 @@ def run_through(
         budget = footprint.footprint(context, inputs, facts, resume=resume)
         if until < STAGES.index("search"):
             return
+        latency.latency(context, inputs, facts, resume=resume)
         search.search(context, inputs, facts, budget.unit_bytes, resume=resume)
         plan = quantize.load_plan(context.workspace)
     else:

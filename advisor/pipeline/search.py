@@ -58,7 +58,8 @@ def settings_for(inputs: RunInputs, task: TaskProfile, context: int) -> SearchSe
 
 def search_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, unit_budget_bytes: int) -> SearchSpec:
     """What the child is asked."""
-    from tuners.search.schema import SearchSpec
+    from advisor.pipeline.latency import experts_per_token, load_latency
+    from tuners.search.schema import Goal, SearchSpec
     from tuners.units import served_rounding
 
     return SearchSpec(
@@ -70,6 +71,14 @@ def search_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, unit_budg
         budget_bytes=unit_budget_bytes,
         task=facts.task,
         settings=settings_for(inputs, facts.task, facts.model.max_position_embeddings),
+        goal=Goal(
+            objective=inputs.objective,
+            max_kl=inputs.max_kl,
+            max_ms=inputs.max_ms_per_token,
+            batch=inputs.serving.concurrency,
+        ),
+        latency=load_latency(workspace),
+        experts_per_token=experts_per_token(facts),
         cache_dir=cache_dir(),
         trust_remote_code=inputs.trust_remote_code,
         rounds=served_rounding(facts.units, facts.hardware.device),
@@ -92,6 +101,8 @@ def search(
                 "cache_dir": True,
                 "task": True,
                 "settings": {"workers", "storage"},
+                # times that decide nothing are only told: other ones need no new search
+                **({} if spec.goal.is_timed else {"goal": True, "latency": True, "experts_per_token": True}),
             },
         ),
         "task": task_stamp(facts.task),

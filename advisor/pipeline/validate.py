@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from advisor.pipeline.facts import Facts, checkpoint_stamp, device_stamp, task_stamp
 from advisor.pipeline.footprint import footprint_of, serving_dtype
 from advisor.pipeline.inputs import RunInputs
+from advisor.pipeline.latency import clockwork, load_latency, measured_original
 from advisor.pipeline.stage import StageContext, run_stage, versions
 from advisor.workspace import Workspace, fingerprint, write_json, write_text
 from profiles.errors import EnvironmentProblem, UsageError
@@ -57,6 +58,7 @@ def validate(
     def measure_original(stage: StageContext) -> str:
         found = _measure(stage, original_spec, "measure-original")
         _learned(stage, facts, uniform(facts.units, "16-bit"), serving, found, "measure-original")
+        measured_original(facts, serving.dtype, found)
         return f"perplexity {found.perplexity:.3f}, {found.decode_tokens_s:.1f} tokens/s"
 
     run_stage(
@@ -71,7 +73,7 @@ def validate(
     original = EngineMeasurement.model_validate_json(
         workspace.path("validation", "original.json").read_text()
     )
-    promised = predictions(workspace, facts, serving, plan)
+    promised = predictions(workspace, facts, serving, plan, original)
     quantized_spec = measure_spec(
         workspace, inputs, facts, serving, str(workspace.path("checkpoint").resolve()), is_reference=False
     )
@@ -121,7 +123,7 @@ def validate(
         {
             **loaded,
             "plan": plan.key,
-            "promised": promised.model_dump(mode="json"),
+            "promised": promised.model_dump(mode="json", exclude={"itl_ms", "ttft_ms"}),
             "floor": facts.task.quality_floor_ppl_ratio,
         },
         ("validation.json",),
@@ -228,8 +230,33 @@ def measure_spec(
     )
 
 
-def predictions(workspace: Workspace, facts: Facts, serving: ServingSpec, plan: PrecisionPlan) -> Predictions:
-    """What was promised before the engine runs: memory by the footprint, quality by the search."""
+def predicted_speed(
+    workspace: Workspace, facts: Facts, plan: PrecisionPlan, original: EngineMeasurement
+) -> dict[str, float]:
+    """Step times of the plan by the latency column, calibrated by the original measured in this run."""
+    from tuners.latency.originals import speed_of
+    from tuners.latency.speed import Clockwork, calibrated
+
+    column = load_latency(workspace)
+    if column is None or original.itl_ms <= 0 or original.ttft_ms <= 0:
+        return {}
+    clock, measured = clockwork(column, facts), speed_of(original)
+    clock = Clockwork(calibrated(clock, measured), facts.units, clock.experts_per_token)
+    step, prompt = (clock.step_ms(plan.formats, n) for n in (1, measured.prompt_tokens))
+    if step is None or prompt is None:
+        return {}
+    return {"itl_ms": step.value, "ttft_ms": prompt.value}
+
+
+def predictions(
+    workspace: Workspace,
+    facts: Facts,
+    serving: ServingSpec,
+    plan: PrecisionPlan,
+    original: EngineMeasurement,
+) -> Predictions:
+    """What was promised before the engine runs: memory by the footprint, quality by the search, speed by the
+    latency column."""
     from advisor.pipeline.search import load_search
     from tuners.validate.schema import Predictions
     from tuners.validate.served import served_weights_bytes
@@ -242,18 +269,22 @@ def predictions(workspace: Workspace, facts: Facts, serving: ServingSpec, plan: 
         "kv_tokens": int(priced.kv_tokens.value),
         "kv_bytes_per_token": int(priced.kv_bytes_per_token.value),
     }
+    speed = predicted_speed(workspace, facts, plan, original)
     if not workspace.path("search.json").exists():
-        return Predictions(**memory, source="footprint alone: this plan was given, not searched")
+        return Predictions(**memory, **speed, source="footprint alone: this plan was given, not searched")
     found = load_search(workspace)
     best = found.held_out[0]
     if best.plan.key != plan.key:
-        return Predictions(**memory, source="footprint alone: the search measured another plan")
+        return Predictions(**memory, **speed, source="footprint alone: the search measured another plan")
     if not _made_as_searched(workspace, facts, plan):
         return Predictions(
-            **memory, source="footprint alone: the weights were made in another way than the search's"
+            **memory,
+            **speed,
+            source="footprint alone: the weights were made in another way than the search's",
         )
     return Predictions(
         **memory,
+        **speed,
         perplexity_ratio=best.quality.perplexity / found.perplexity_original,
         kl=best.quality.kl,
         top1=best.quality.top1,

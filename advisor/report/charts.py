@@ -19,6 +19,9 @@ FAMILY_COLOURS = {
 }
 """A colour per family of formats; the letter in the cell says the same without colour."""
 
+PROMISE_COLOURS = {True: "#3182bd", False: "#c0392b", None: "#8a8a8a"}
+"""Of a line that a gate judges, and of one that only informs."""
+
 LETTERS = {"16-bit": "B", "fp8": "F", "int8": "8", "int4": "4", "fp4": "N"}
 
 
@@ -40,7 +43,7 @@ def charts(report: RunReport) -> dict[str, Chart]:
                     "orientation": "h",
                     "y": [line.name for line in compared],
                     "x": [100 * (line.measured / (line.predicted or math.nan) - 1) for line in compared],
-                    "marker": {"color": ["#3182bd" if line.ok else "#c0392b" for line in compared]},
+                    "marker": {"color": [PROMISE_COLOURS[line.ok] for line in compared]},
                     "hovertemplate": "%{y}: %{x:+.2f} %<extra></extra>",
                 }
             ],

@@ -34,7 +34,7 @@ def test_demo_ends_with_a_validated_bundle(demo_run: DemoRun) -> None:
     assert (root / "bundle" / "run.sh").exists()
     assert (root / "bundle" / "report.html").stat().st_size > 10**6
     assert set(found["stages"]) == {
-        "profile", "footprint", "search", "quantize", "measure-original", "validate", "export",
+        "profile", "footprint", "latency", "search", "quantize", "measure-original", "validate", "export",
     }  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def test_a_second_call_skips_every_stage_and_finds_the_same(demo_run: DemoRun) -
     again, log = advisor("demo", *EFFORT, "--run", str(demo_run.root))
     assert again["search"] == demo_run.found["search"]
     assert again["validation"] == demo_run.found["validation"]
-    assert log.count("unchanged, skipped") == 8  # seven stages and the prepared model
+    assert log.count("unchanged, skipped") == 9  # eight stages and the prepared model
 
 
 class Server:

@@ -53,11 +53,14 @@ SURFACE: dict[str, set[str]] = {
     | WEIGHTS
     | {
         "--budget", "--task", "--gpu", "--count", "--formats", "--trials", "--seed", "--through",
-        "--workers", "--storage", "--sensitivity",
-        "--calibration-samples", "--revision", "--trust-remote-code", "--run", "--resume", "--no-resume",
+        "--workers", "--storage", "--sensitivity", "--objective", "--max-kl", "--max-ms-per-token",
+        "--target-itl", "--latency", "--calibration-samples", "--revision", "--trust-remote-code", "--run",
+        "--resume", "--no-resume",
         "--offline", "--yes", "-y", "--dry-run", "--json", "--quiet", "-q",
     },
-    "front": {"--run", "--budget", "--plan-out", "--json"},
+    "front": {
+        "--run", "--budget", "--max-ms-per-token", "--target-itl", "--max-kl", "--plan-out", "--json",
+    },
     "auto": SERVING
     | WEIGHTS
     | {

@@ -8,15 +8,17 @@ from pathlib import Path
 import optuna
 import pytest
 
-from profiles.errors import Interrupted, UsageError
+from profiles.errors import InfeasibleError, Interrupted, UsageError
 from profiles.models import read_model
 from profiles.tasks.schema import TaskProfile, TextSplits
+from tests.latency.columns import column
 from tests.tuners.conftest import sentences
 from tuners.budget import parse_budget
 from tuners.child import run_child
 from tuners.events import Event
 from tuners.plan import PrecisionPlan, Unit
-from tuners.search.schema import SearchResult, SearchSettings, SearchSpec
+from tuners.search.pace import Pace
+from tuners.search.schema import Goal, SearchResult, SearchSettings, SearchSpec
 from tuners.units import fixed_bytes
 
 
@@ -132,3 +134,63 @@ def test_a_missing_model_is_an_error_not_a_traceback(
     with pytest.raises(UsageError) as info:
         search(broken)
     assert "cannot load this model" in str(info.value)
+
+
+def test_a_limit_on_time_is_kept_and_the_front_has_speeds(
+    tiny_model_dir: Path, tiny_units: list[Unit], tmp_path: Path
+) -> None:
+    job = spec(tiny_model_dir, tiny_units, tmp_path / "run", trials=6)
+    latency = column(tiny_units, rest_ms=1.0, ms_per_megaweight=1.0)
+    pace = Pace(tiny_units, Goal(), latency)
+    scores = {u.name: dict.fromkeys(u.options, 1.0) for u in tiny_units}
+    free = pace.decode(tiny_units, scores, job.budget_bytes)
+    fast = pace.ms(pace.fastest({}, job.budget_bytes))
+    limit = fast + 0.3 * (pace.ms(free) - fast)
+    result = search(job.model_copy(update={"goal": Goal(max_ms=limit), "latency": latency}))
+
+    assert pace.ms(result.best.plan.formats) <= limit * (1 + 1e-9)
+    assert result.best.unit_bytes <= job.budget_bytes
+    assert result.goal.max_ms == limit
+    assert f"at most {limit:g} were asked for" in result.notes[0]
+    storage = f"sqlite:///{job.run_dir / 'study.db'}"
+    names = optuna.get_all_study_names(storage)
+    studies = {name: optuna.load_study(study_name=name, storage=storage) for name in names}
+    front = next(s for n, s in studies.items() if n.endswith("-front-ms"))
+    assert front.metric_names == ["KL", "bytes", "ms per token"]
+    for study in studies.values():
+        for trial in study.trials:
+            assert trial.user_attrs["decode_ms"] == pytest.approx(pace.ms(trial.user_attrs["formats"]))
+            assert study is front or max(trial.constraints.values()) <= 1e-9
+    assert all(p.speed is not None for p in result.front)
+    best = [(p.unit_bytes, p.quality.kl, p.speed.decode_ms.value) for p in result.front if p.speed]
+    for a in best:
+        assert not [b for b in best if b != a and all(x <= y for x, y in zip(b, a, strict=True))]
+
+
+def test_the_fastest_plan_keeps_the_limit_on_the_loss(
+    tiny_model_dir: Path, tiny_units: list[Unit], tmp_path: Path
+) -> None:
+    job = spec(tiny_model_dir, tiny_units, tmp_path / "run", trials=8)
+    latency = column(tiny_units)
+    everything = sum(u.bytes_as("BF16") for u in tiny_units)
+    pace = Pace(tiny_units, Goal(), latency)
+    free = job.model_copy(update={"latency": latency, "budget_bytes": everything})
+    most = 1e-3
+    goal = Goal(objective="fastest", max_kl=most)
+    result = search(free.model_copy(update={"goal": goal}))
+
+    assert result.best.quality.kl <= most
+    assert pace.ms(result.best.plan.formats) < pace.ms({u.name: "BF16" for u in tiny_units})
+    assert "the fastest by prediction" in result.best.plan.notes[0]
+    with pytest.raises(InfeasibleError, match="keeps the limit on the KL"):
+        search(job.model_copy(update={"latency": latency, "goal": Goal(objective="fastest", max_kl=1e-9)}))
+
+
+def test_a_timed_goal_needs_times(tiny_units: list[Unit]) -> None:
+    with pytest.raises(UsageError, match="rates are not known"):
+        Pace(tiny_units, Goal(max_ms=1.0))
+    pace = Pace(tiny_units, Goal(max_ms=0.5), column(tiny_units, rest_ms=1.0))
+    scores = {u.name: dict.fromkeys(u.options, 1.0) for u in tiny_units}
+    with pytest.raises(InfeasibleError, match="that fast") as slow:
+        pace.decode(tiny_units, scores, pace.whole_bytes)
+    assert "0.5 ms per token at batch 1" in str(slow.value.got)

@@ -32,7 +32,7 @@ class WorkerProbe:
                 continue
             scheme = getattr(module, "scheme", None)
             out[name] = (
-                _kernel_of(scheme, method),
+                kernel_of(scheme, method),
                 type(scheme if scheme is not None else method).__name__,
             )
         return out
@@ -51,7 +51,8 @@ class WorkerProbe:
         return {"kv_cache_bytes": sum(seen.values()), "peak_rss_bytes": peak}
 
 
-def _kernel_of(scheme: Any, method: Any) -> str:
+def kernel_of(scheme: Any, method: Any) -> str:
+    """Class name of the kernel that a layer's scheme or method chose."""
     for holder in (scheme, method):
         for attribute in _KERNEL_ATTRIBUTES:
             kernel = getattr(holder, attribute, None)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from profiles.errors import InfeasibleError
 from tuners.plan import Unit
 from tuners.solver import Scores, solve
 
@@ -41,12 +42,21 @@ def _entropy(counts: Counter[str]) -> float:
     return -sum(n / total * math.log(n / total) for n in counts.values())
 
 
+Decoder = Callable[[Sequence[Unit], Scores, int], dict[str, str]]
+"""Units, scores and budget to the exact solution."""
+
+
 def solve_with(
-    units: Sequence[Unit], scores: Scores, budget_bytes: int, forced: Mapping[str, str]
+    units: Sequence[Unit],
+    scores: Scores,
+    budget_bytes: int,
+    forced: Mapping[str, str],
+    decode: Decoder = solve,
 ) -> dict[str, str]:
     """The exact solution with the formats of `forced` fixed.
 
-    What is forced beyond the budget is given back to the solver, the most expensive upgrade first.
+    What is forced beyond the budget is given back to the solver, the most expensive upgrade first; all of it
+    when `decode` has another limit that it breaks.
 
     Raises:
         InfeasibleError: no plan at all fits the budget.
@@ -64,4 +74,7 @@ def solve_with(
             excess -= extra[name]
             del kept[name]
     fixed = [u.model_copy(update={"options": (kept[u.name],)}) if u.name in kept else u for u in units]
-    return solve(fixed, scores, budget_bytes)
+    try:
+        return decode(fixed, scores, budget_bytes)
+    except InfeasibleError:
+        return decode(units, scores, budget_bytes)

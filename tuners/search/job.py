@@ -66,6 +66,8 @@ def run(spec: SearchSpec, emit: Emit) -> SearchResult:
         signal_sums={f"{s}/kl": r for s in (FISHER, GDY2) if (r := table.ratio_of_sums(s)) is not None},
         sensitivity_mode="exact" if exact_cells == len(table.cells) else "fast",
         peak_rss_bytes=peak_rss_bytes(),
+        notes=reporter.goal_notes(held_out[0]),
+        goal=spec.goal,
     )
     _write(spec.run_dir / "front.json", front.model_dump_json())
     _write(spec.run_dir / "search.json", result.model_dump_json(indent=1))
@@ -111,7 +113,7 @@ def study(setup: Setup, table: SensitivityTable, emit: Emit) -> PlanSearch:
     search = PlanSearch(
         spec.units,
         table,
-        Trials(spec.units, setup.search, spec.settings, emit),
+        Trials(spec.units, setup.search, spec.settings, emit, setup.pace()),
         spec.budget_bytes,
         open_storage(spec.settings.storage, spec.run_dir),
         spec.settings,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from profiles.errors import InfeasibleError
 from tuners.evaluate import Evaluator, paired_difference
 from tuners.evaluate_schema import Quality
 from tuners.events import Emit, FrontPoint, Message, StageFinished, StageStarted, Ticker
@@ -15,7 +16,6 @@ from tuners.search.schema import Comparison, Front, MeasuredPlan
 from tuners.search.setup import Setup
 from tuners.search.study import PlanSearch
 from tuners.sensitivity.table import SensitivityTable
-from tuners.solver import solve
 
 UNIFORM = ("int4", "int8", "fp8")
 
@@ -26,11 +26,12 @@ class Reporter:
     def __init__(self, setup: Setup, table: SensitivityTable, emit: Emit) -> None:
         self.setup, self.table, self.emit = setup, table, emit
         self.units = setup.spec.units
+        self.pace = setup.pace()
         self._seen: dict[tuple[str, str], Quality] = {}
 
     def exact(self, signal: str, budget_bytes: int) -> PrecisionPlan:
-        """The exact additive solution of one signal's scores."""
-        formats = solve(self.units, self.table.scores(signal), budget_bytes)
+        """The exact additive solution of one signal's scores, within the goal's time where it has one."""
+        formats = self.pace.decode(self.units, self.table.scores(signal), budget_bytes)
         return PrecisionPlan(
             formats=formats, label=f"exact additive ({signal})", model_id=self.setup.spec.model_id
         )
@@ -56,6 +57,7 @@ class Reporter:
             unit_bytes=plan.bytes_of(self.units),
             bits_per_weight=plan.bits_per_weight(self.units),
             quality=quality,
+            speed=self.pace.speed(plan),
         )
         self.emit(
             FrontPoint(
@@ -66,6 +68,7 @@ class Reporter:
                 bits_per_weight=measured.bits_per_weight,
                 split=evaluator.split,
                 formats=plan.formats,
+                decode_ms=measured.speed.decode_ms.value if measured.speed else None,
             )
         )
         return measured
@@ -88,6 +91,8 @@ class Reporter:
         The least KL of many is partly luck: unless it beats the exact solution of the best signal beyond the
         paired interval, that one is taken.
         """
+        if self.pace.goal.objective == "fastest":
+            return self._fastest(search)
         signals = self.table.signals()
         exact = [self.exact(signal, self.setup.spec.budget_bytes) for signal in signals]
         plans = {p.key: p for p in [*search.finalists(self.setup.settings.finalists), *exact]}
@@ -95,14 +100,55 @@ class Reporter:
         of_exact = {p.key for p in exact}
         base = min((m for m in measured if m.plan.key in of_exact), key=lambda m: m.quality.kl)
         best = preferred(min(measured, key=lambda m: m.quality.kl), base, self.setup.settings.seed)
-        plan = best.plan.model_copy(
-            update={
-                "label": f"Advisor ({best.label})",
-                "model_id": self.setup.spec.model_id,
-                "notes": (f"chosen among {len(plans)} finalists by KL on the selection split",),
-            }
+        return self._named(best, f"chosen among {len(plans)} finalists by KL on the selection split")
+
+    def _named(self, best: MeasuredPlan, note: str) -> MeasuredPlan:
+        label = f"Advisor ({best.label})"
+        update = {"label": label, "model_id": self.setup.spec.model_id, "notes": (note,)}
+        return best.model_copy(update={"plan": best.plan.model_copy(update=update), "label": label})
+
+    def _fastest(self, search: PlanSearch) -> MeasuredPlan:
+        """The fastest finalist whose KL on the selection split keeps the limit; finalists are measured from
+        the fastest on until enough of them do.
+
+        Raises:
+            InfeasibleError: no measured plan does; the message says the least KL.
+        """
+        most, wanted = self.pace.goal.max_kl, self.setup.settings.finalists
+        assert most is not None
+        good: list[MeasuredPlan] = []
+        measured: list[MeasuredPlan] = []
+        plans = search.finalists(self.setup.settings.trials)
+        while plans and len(good) < wanted and len(measured) < 3 * wanted:
+            batch, plans = plans[:wanted], plans[wanted:]
+            measured += self._stage("select", "choose among finalists", batch, self.setup.select)
+            good = [m for m in measured if m.quality.kl <= most]
+        if not good:
+            least = min(measured, key=lambda m: m.quality.kl)
+            raise InfeasibleError(
+                "no measured plan within the budget keeps the limit on the KL",
+                got=f"KL {least.quality.kl:.4f} on the selection split, {least.bits_per_weight:.3f} bits",
+                allowed=f"at most {most:g}",
+                next_step="a higher --max-kl, a larger --budget, or more --trials",
+            )
+        best = min(good, key=lambda m: self.pace.ms(m.plan.formats))
+        return self._named(
+            best,
+            f"the fastest by prediction of {len(measured)} finalists whose KL on the selection split is at "
+            f"most {most:g}",
         )
-        return best.model_copy(update={"plan": plan, "label": plan.label})
+
+    def goal_notes(self, best: MeasuredPlan) -> tuple[str, ...]:
+        """How the held-out text and the predicted time stand to what was asked."""
+        goal, notes = self.pace.goal, []
+        ms = self.pace.ms(best.plan.formats) if self.pace.known else None
+        if goal.is_timed and ms is not None:
+            asked = f", at most {goal.max_ms:g} were asked for" if goal.max_ms is not None else ""
+            notes.append(f"predicted: {ms:.4g} ms per token at batch {goal.batch}{asked}")
+        if goal.max_kl is not None:
+            kept = "within" if best.quality.kl <= goal.max_kl else "ABOVE"
+            notes.append(f"held-out KL {best.quality.kl:.4f}: {kept} the {goal.max_kl:g} asked for")
+        return tuple(notes)
 
     def front(self, search: PlanSearch, best: MeasuredPlan) -> Front:
         """Uniform schemes and the front study's plans, measured on the selection split."""

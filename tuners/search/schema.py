@@ -11,6 +11,7 @@ from profiles.formats import Activations
 from profiles.provenance import Contract
 from profiles.tasks.schema import TaskProfile
 from tuners.evaluate_schema import Quality
+from tuners.latency.schema import Latency, PlanSpeed
 from tuners.plan import PrecisionPlan, Unit
 
 Sensitivity = Literal["auto", "exact", "fast"]
@@ -57,6 +58,22 @@ class SearchSettings(Contract):
     storage: str | None = None
 
 
+class Goal(Contract):
+    """What is asked of a plan beside its bytes. `quality`: least KL, at most `max_ms` per token when given.
+    `fastest`: least milliseconds per token, KL at most `max_kl`. Times are of a decoding step with `batch`
+    requests (what each of them waits for its next token), predicted from the latency column."""
+
+    objective: Literal["quality", "fastest"] = "quality"
+    max_kl: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    max_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    batch: int = Field(default=1, ge=1)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether predicted times decide anything."""
+        return self.objective == "fastest" or self.max_ms is not None
+
+
 class SearchSpec(BaseModel):
     """One search: everything the child process needs. Results go under `run_dir`."""
 
@@ -70,6 +87,9 @@ class SearchSpec(BaseModel):
     budget_bytes: int
     task: TaskProfile
     settings: SearchSettings = SearchSettings()
+    goal: Goal = Goal()
+    latency: Latency | None = None
+    experts_per_token: int = 0
     cache_dir: Path | None = None
     trust_remote_code: bool = False
     rounds: dict[str, Activations] = {}  # format: what the target's kernel rounds inputs to, where it differs
@@ -77,17 +97,19 @@ class SearchSpec(BaseModel):
 
 
 class MeasuredPlan(Contract):
-    """A plan with its bytes and its quality on one split, always measured."""
+    """A plan with its bytes and its quality on one split, always measured; `speed` is predicted."""
 
     label: str
     plan: PrecisionPlan
     unit_bytes: int
     bits_per_weight: float
     quality: Quality
+    speed: PlanSpeed | None = None
 
 
 class Front(Contract):
-    """Measured plans by rising bytes, none beaten by a smaller one; all on the selection split."""
+    """Measured plans by rising bytes, all on the selection split; none is beaten in bytes, KL and, where it
+    is known, predicted time per token by another."""
 
     points: tuple[MeasuredPlan, ...]
     fixed_bytes: int
@@ -127,3 +149,4 @@ class SearchResult(Contract):
     sensitivity_mode: str = "exact"
     peak_rss_bytes: int
     notes: tuple[str, ...] = ()
+    goal: Goal = Goal()

@@ -14,6 +14,7 @@ from tuners.model import cache, versions
 from tuners.model.host import ModelHost
 from tuners.model.items import Sequences, task_sequences
 from tuners.model.variants import VariantStore
+from tuners.search.pace import Pace
 from tuners.search.schema import SearchSpec
 from tuners.sensitivity.table import SensitivityTable
 
@@ -125,7 +126,16 @@ class Setup:
         text = table.model_dump_json() + self.settings.model_dump_json(
             exclude={"trials", "workers", "storage", "front_points", "front_trials"}
         )
+        if self.spec.goal.is_timed:  # else times are only told, and nothing depends on them
+            text += self.spec.goal.model_dump_json() + (
+                self.spec.latency.model_dump_json() if self.spec.latency else ""
+            )
         return f"budget-{self.spec.budget_bytes}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+    def pace(self) -> Pace:
+        """Predicted times of plans."""
+        spec = self.spec
+        return Pace(spec.units, spec.goal, spec.latency, spec.experts_per_token)
 
 
 def divide(ids: torch.Tensor, search_sequences: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,6 +14,7 @@ from tuners.evaluate import Evaluator
 from tuners.evaluate_schema import token_mean
 from tuners.events import Emit, TrialFinished
 from tuners.plan import PrecisionPlan, Unit
+from tuners.search.pace import Pace
 from tuners.search.schema import SearchSettings
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -49,9 +50,15 @@ class Trials:
     """Measures the plans of trials on the search split; a plan seen before costs nothing."""
 
     def __init__(
-        self, units: Sequence[Unit], evaluator: Evaluator, settings: SearchSettings, emit: Emit
+        self,
+        units: Sequence[Unit],
+        evaluator: Evaluator,
+        settings: SearchSettings,
+        emit: Emit,
+        pace: Pace | None = None,
     ) -> None:
         self.units = units
+        self.pace = pace or Pace(units)
         self.evaluator = evaluator
         self.settings = settings
         self.emit = emit
@@ -74,7 +81,10 @@ class Trials:
         label: str,
         before: int = 0,
     ) -> None:
-        """Measure the plan, tell the study, send the event; `before` counts the trials of earlier stages."""
+        """Measure the plan, tell the study, send the event; `before` counts the trials of earlier stages.
+
+        The study is told the KL, or for the fastest plan its milliseconds, with the KL as a constraint.
+        """
         start = time.monotonic()
         plan = PrecisionPlan(formats=formats, label=label)
         used = plan.bytes_of(self.units)
@@ -84,16 +94,23 @@ class Trials:
             "label": label,
             "unit_bytes": used,
             "excess_bytes": used - budget_bytes,
+            **self.pace.attributes(plan),
         }.items():
             trial.set_user_attr(key, value)
         trial.set_constraint("bytes over the budget", used - budget_bytes)  # the decoder keeps it at most 0
+        goal, ms = self.pace.goal, self.pace.ms(formats) if self.pace.known else None
+        if goal.max_ms is not None and ms is not None:
+            trial.set_constraint("ms over the limit", ms - goal.max_ms)
         state, losses = self._measure(trial, plan)
         kl = token_mean(losses, self.evaluator.sequence_tokens)
+        trial.set_user_attr("kl", kl)
+        if goal.max_kl is not None:
+            trial.set_constraint("KL over the limit", kl - goal.max_kl)
         if state == "pruned":
             study.tell(trial, state=TrialState.PRUNED)
         else:
             trial.set_user_attr("sequence_kl", list(losses))
-            study.tell(trial, kl)
+            study.tell(trial, ms if goal.objective == "fastest" and ms is not None else kl)
             self._keep(plan.key, losses)
             self.best = kl if self.best is None else min(self.best, kl)
         self.emit(
@@ -109,6 +126,7 @@ class Trials:
                 trials_total=self.settings.trials,
                 seconds=time.monotonic() - start,
                 formats=formats,
+                decode_ms=ms,
             )
         )
 
@@ -131,10 +149,21 @@ class Trials:
                 trial.report(loss.kl, len(losses))
                 losses.append(loss.kl)
             if rung <= len(losses) < total:
-                if trial.should_prune():
+                if trial.should_prune() or self._hopeless(losses):
                     return "pruned", tuple(losses)
                 rung = next((r for r in rungs if r > len(losses)), total)
         return "complete", tuple(losses)
+
+    def _hopeless(self, losses: Sequence[float]) -> bool:
+        """Whether the KL so far exceeds the goal's limit at the level of the pruning test (Student's t over
+        sequences): the fastest plan has no incumbent that it could be compared with pairwise."""
+        from scipy.stats import ttest_1samp
+
+        most = self.pace.goal.max_kl
+        if most is None or len(losses) < 2 or min(losses) == max(losses):
+            return False
+        found = ttest_1samp(losses, most, alternative="greater")
+        return bool(found.pvalue < self.settings.prune_p / 2)
 
 
 def fail_abandoned(study: optuna.Study) -> None:
@@ -152,7 +181,10 @@ def finished(study: optuna.Study) -> int:
 
 
 def measured_plans(study: optuna.Study) -> list[tuple[dict[str, str], float, str]]:
-    """Formats, KL and label of every trial measured on the whole split, the best first."""
+    """Formats, KL and label of every trial measured on the whole split, the least KL first."""
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    rows = [(t.user_attrs["formats"], float(t.values[0]), t.user_attrs["label"], t.number) for t in done]
+    rows = [
+        (t.user_attrs["formats"], float(t.user_attrs.get("kl", t.values[0])), t.user_attrs["label"], t.number)
+        for t in done
+    ]
     return [(f, kl, label) for f, kl, label, _ in sorted(rows, key=lambda r: (r[1], r[3]))]

@@ -77,7 +77,7 @@ def work(spec: SearchSpec, emit: Emit) -> None:
     PlanSearch(
         spec.units,
         table,
-        Trials(spec.units, setup.search, spec.settings, emit),
+        Trials(spec.units, setup.search, spec.settings, emit, setup.pace()),
         spec.budget_bytes,
         open_storage(spec.settings.storage, spec.run_dir),
         spec.settings,

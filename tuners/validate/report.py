@@ -9,7 +9,7 @@ from profiles.errors import UsageError
 from profiles.formats import get_format
 from profiles.formats.kernels import kernel_support
 from profiles.hardware.schema import Device
-from tuners.plan import PrecisionPlan, Unit
+from tuners.plan import ROW_PARALLEL_ROLES, PrecisionPlan, Unit
 from tuners.validate.behaviour import behaviour_gates, load_lines
 from tuners.validate.generations import degenerate_count, more_by_chance
 from tuners.validate.schema import EngineMeasurement, Gate, Line, Predictions, ValidationReport
@@ -31,9 +31,6 @@ near-ties over); three times that still tells a broken layer, which costs tens o
 GENERATIONS_CHANCE = 0.1
 """A greedy loop now and then is what small models do, quantized or not: the gate fails when so many more than
 the original's would come by chance in fewer than one case in ten (three of six against none: 9 %)."""
-
-ROW_PARALLEL_ROLES = frozenset({"o", "down", "shared_down", "expert_down"})
-"""Tensor parallelism splits the inputs of these, the outputs of the others (Megatron's layout)."""
 
 
 def compare(
@@ -64,7 +61,7 @@ def compare(
     lines = (
         *_memory_lines(quantized, predicted),
         *_quality_lines(original, quantized, predicted, ratio, floor),
-        *_speed_lines(original, quantized),
+        *_speed_lines(original, quantized, predicted),
         *load_lines(original, quantized),
     )
     gates = tuple(_gates(original, quantized, lines, mismatches, len(units), ratio, floor))
@@ -188,16 +185,25 @@ def _quality_line(
     )
 
 
-def _speed_lines(original: EngineMeasurement, quantized: EngineMeasurement) -> Iterator[Line]:
-    for name, field, unit in (
-        ("prefill", "prefill_tokens_s", "tokens/s"),
-        ("decode, one request", "decode_tokens_s", "tokens/s"),
-        ("time to first token", "ttft_ms", "ms"),
-        ("between tokens", "itl_ms", "ms"),
+def _speed_lines(
+    original: EngineMeasurement, quantized: EngineMeasurement, predicted: Predictions
+) -> Iterator[Line]:
+    """Informs; no gate: a busy machine must not fail a checkpoint."""
+    itl, ttft = predicted.itl_ms, predicted.ttft_ms
+    tokens = original.prefill_tokens_s * original.ttft_ms  # of the timed prompt, times 1000
+    for name, field, unit, promised in (
+        ("prefill", "prefill_tokens_s", "tokens/s", tokens / ttft if ttft else None),
+        ("decode, one request", "decode_tokens_s", "tokens/s", 1e3 / itl if itl else None),
+        ("time to first token", "ttft_ms", "ms", ttft),
+        ("between tokens", "itl_ms", "ms", itl),
     ):
         before, after = getattr(original, field), getattr(quantized, field)
         times = f", {after / before:.2f} times it" if before else ""
-        yield Line(name=name, predicted=None, measured=after, unit=unit, note=f"original {before:.4g}{times}")
+        if before and promised:
+            times += f" ({promised / before:.2f} predicted from layer times)"
+        yield Line(
+            name=name, predicted=promised, measured=after, unit=unit, note=f"original {before:.4g}{times}"
+        )
 
 
 def _gates(

@@ -108,4 +108,6 @@ class Predictions(Contract):
     perplexity_ratio: float | None = None
     kl: float | None = None
     top1: float | None = None
+    itl_ms: float | None = None
+    ttft_ms: float | None = None
     source: str = ""

@@ -255,7 +255,16 @@ A run whose process still works cannot be deleted: stop it first (4, then x)."""
 
 def _last_stage(stages: list[str]) -> str:
     """The furthest stage that is finished."""
-    order = ("profile", "footprint", "search", "quantize", "measure-original", "validate", "export")
+    order = (
+        "profile",
+        "footprint",
+        "latency",
+        "search",
+        "quantize",
+        "measure-original",
+        "validate",
+        "export",
+    )
     return next((name for name in reversed(order) if name in stages), "nothing yet")
 
 

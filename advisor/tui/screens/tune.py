@@ -266,16 +266,26 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
         for t in state.trials[len(self._trials) :]:
             kind = "pruned" if t.state == "pruned" else "trial"
             kl = math.inf if t.kl is None else t.kl
-            self._trials.append(FrontItem(kind, t.bits_per_weight, kl, t.label, t.formats, "search"))
+            self._trials.append(
+                FrontItem(kind, t.bits_per_weight, kl, t.label, t.formats, "search", t.decode_ms)
+            )
         out = [*self._trials]
         if (best := state.best_trial) is not None:
             out.append(
-                FrontItem("best", best.bits_per_weight, best.kl or 0, best.label, best.formats, "search")
+                FrontItem(
+                    "best",
+                    best.bits_per_weight,
+                    best.kl or 0,
+                    best.label,
+                    best.formats,
+                    "search",
+                    best.decode_ms,
+                )
             )
         for p in state.front:
             if p.split != "evaluate":
                 kind = "uniform" if "uniform" in p.label else "exact" if "exact" in p.label else "best"
-                out.append(FrontItem(kind, p.bits_per_weight, p.kl, p.label, p.formats, p.split))
+                out.append(FrontItem(kind, p.bits_per_weight, p.kl, p.label, p.formats, p.split, p.decode_ms))
         return out
 
     def _draw_trials(self) -> None:
@@ -329,6 +339,8 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
                 formats = found.formats
                 title = f"Best under {line:.2f} bits: {found.label}, {found.bits:.3f} bits, "
                 title += f"KL {found.kl:.3g} measured"
+                if found.decode_ms is not None:
+                    title += f", {found.decode_ms:.3g} ms/token predicted"
             else:
                 title = f"Nothing measured under {line:.2f} bits"
         panel.border_title = title

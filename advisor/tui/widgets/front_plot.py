@@ -33,7 +33,7 @@ LEFT = 9
 
 
 class FrontItem(NamedTuple):
-    """One measured plan; `split` names the text it was measured on."""
+    """One measured plan; `split` names the text it was measured on, `decode_ms` is predicted."""
 
     kind: str
     bits: float
@@ -41,6 +41,7 @@ class FrontItem(NamedTuple):
     label: str
     formats: dict[str, str]
     split: str
+    decode_ms: float | None = None
 
 
 class Sizes(NamedTuple):

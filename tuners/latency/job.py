@@ -1,0 +1,251 @@
+"""The child that times layers with the engine's own kernels: vLLM builds them, vLLM runs them.
+
+A layer is a `ReplicatedLinear` of the rank's shape with the compressed-tensors scheme of the format, so
+vLLM's own selection picks the kernel (Marlin, Machete, CUTLASS; oneDNN and CPUWNA16 on CPUs), as when it
+serves. Weights are random: no kernel's time depends on them. NOT RUN ON A GPU YET.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from profiles.footprint.schema import ServingSpec
+from profiles.formats import Strategy, get_format
+from profiles.provenance import Provenance
+from tuners.child import child_main
+from tuners.engine.arguments import measuring_environment
+from tuners.events import Emit, Ticker
+from tuners.latency.schema import TOKENS, KernelTimes, KernelTimesSpec, LayerTime, Shape, Spread
+from tuners.quantize.groups import scheme_of, storage_format
+
+VERSION = 1
+MAX_CALLS, MIN_CALLS = 25, 3
+"""Timed calls of one (layer, tokens): as many as its share of the time allows."""
+SWEPT_TOKENS = 64
+"""Up to so many rows a layer's time is that of reading its weights: from where they really lie."""
+LONGEST_CALL_MS = 3000.0
+"""A call expected to take longer is not made: its time is that of fewer rows, times the rows."""
+GROWTH_SPREAD = 0.3
+"""Relative: time per row still falls so far where it was extrapolated."""
+BUSY_SHARE = 0.5
+
+
+def run(spec: KernelTimesSpec, emit: Emit) -> KernelTimes:
+    """Time every layer asked for; one that cannot be built is noted, not an error."""
+    for name, value in measuring_environment(ServingSpec(), "", on_cpu=not _sees_gpu()).items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    import torch
+    import vllm
+    from vllm.platforms import current_platform
+    from vllm.plugins import load_general_plugins
+
+    load_general_plugins()
+    place = "cpu" if current_platform.is_cpu() else "cuda"
+    clock = Clock(place, spec.swept_bytes)
+    failed: dict[str, str] = {}
+    notes = _busy()
+    times: list[LayerTime] = []
+    ticker = Ticker(emit, "latency", len(spec.wanted))
+    share_s = spec.seconds / max(1, len(spec.wanted))
+    with _engine(spec.dtype, place):
+        for done, (shape, fmt) in enumerate(spec.wanted, 1):
+            try:
+                times.append(_timed(Shape(*shape), fmt, spec.dtype, place, clock, share_s))
+            except Exception as exc:  # whatever a kernel of this build raises for this shape
+                text = str(exc).strip().splitlines()
+                failed[key_of(Shape(*shape), fmt)] = f"{type(exc).__name__}: {text[0] if text else ''}"[:300]
+            ticker(done, f"{shape[0]} x {shape[1]}, {fmt}")
+    return KernelTimes(
+        version=VERSION,
+        device="",
+        engine=str(vllm.__version__),
+        dtype=spec.dtype,
+        threads=torch.get_num_threads(),
+        swept_bytes=spec.swept_bytes,
+        taken_at=time.time(),
+        times=tuple(times),
+        failed=failed,
+        notes=tuple(notes),
+    )
+
+
+def key_of(shape: Shape, fmt: str) -> str:
+    """A (shape, format) as a word."""
+    return f"{shape.in_features}x{shape.out_features} {fmt}"
+
+
+def _sees_gpu() -> bool:
+    return Path("/dev/nvidiactl").exists()
+
+
+def _busy() -> list[str]:
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    if load <= cores * BUSY_SHARE + 1:  # one of it is this process itself
+        return []
+    return [f"the machine was busy while layers were timed (load {load:.1f} on {cores} cores)"]
+
+
+@contextlib.contextmanager
+def _engine(dtype: str, place: str) -> Iterator[None]:
+    """What vLLM's layers ask of their surroundings: a configuration, and groups of one rank."""
+    import torch
+    from vllm.config import VllmConfig, set_current_vllm_config
+    from vllm.distributed import (
+        cleanup_dist_env_and_memory,
+        ensure_model_parallel_initialized,
+        init_distributed_environment,
+    )
+
+    config = VllmConfig()
+    # schemes ask the model's configuration for its dtype alone; a real one costs a process start
+    config.model_config = SimpleNamespace(dtype=getattr(torch, dtype))
+    with tempfile.TemporaryDirectory() as folder, set_current_vllm_config(config):
+        init_distributed_environment(
+            world_size=1,
+            rank=0,
+            distributed_init_method=f"file://{folder}/store",
+            local_rank=0,
+            backend="gloo" if place == "cpu" else "nccl",
+        )
+        ensure_model_parallel_initialized(1, 1)
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            cleanup_dist_env_and_memory()
+
+
+def build_layer(shape: Shape, format_name: str, dtype: str, place: str) -> Any:
+    """A layer of vLLM with random weights, ready to run."""
+    import torch
+    from vllm.model_executor.layers.linear import ReplicatedLinear
+    from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors import (
+        CompressedTensorsConfig,
+    )
+
+    fmt = get_format(format_name)
+    quantization = None
+    if fmt.strategy is not Strategy.NONE:
+        stored = storage_format(fmt)
+        group = {"targets": ["Linear"], **scheme_of(fmt), "format": stored}
+        quantization = CompressedTensorsConfig.from_config(
+            {
+                "quant_method": "compressed-tensors",
+                "format": stored,
+                "config_groups": {"group_0": group},
+                "ignore": [],
+            }
+        )
+    with torch.device(place):
+        layer = ReplicatedLinear(
+            shape.in_features,
+            shape.out_features,
+            bias=False,
+            params_dtype=getattr(torch, dtype),
+            quant_config=quantization,
+            prefix="model.layers.0.timed",
+            return_bias=False,
+        )
+    generator = torch.Generator(device=place).manual_seed(0)
+    for name, parameter in layer.named_parameters():
+        _fill(name, parameter.data, shape, generator)
+    layer.quant_method.process_weights_after_loading(layer)
+    return layer
+
+
+def _fill(name: str, data: Any, shape: Shape, generator: Any) -> None:
+    import torch
+
+    if name == "weight_shape":
+        data.copy_(torch.tensor([shape.out_features, shape.in_features]))
+    elif "scale" in name and data.is_floating_point() and data.element_size() > 1:
+        data.fill_(0.01)
+    elif data.dtype in (torch.int32, torch.int8, torch.uint8):
+        bounds = torch.iinfo(data.dtype)
+        data.random_(bounds.min, bounds.max, generator=generator)
+    elif data.element_size() == 1:  # float8: through a type that random numbers exist for
+        data.copy_(torch.randn(data.shape, generator=generator, device=data.device).to(data.dtype))
+    else:
+        data.normal_(0, 0.02, generator=generator)
+
+
+def _timed(shape: Shape, fmt: str, dtype: str, place: str, clock: Clock, seconds: float) -> LayerTime:
+    import torch
+
+    layer = build_layer(shape, fmt, dtype, place)
+    spreads: list[Spread] = []
+    for before, tokens in zip((1, *TOKENS), TOKENS, strict=False):
+        if spreads and spreads[-1].value * tokens / before > LONGEST_CALL_MS:
+            grown = tokens / before * spreads[-1].value
+            spreads.append(Spread(grown, grown * (1 - GROWTH_SPREAD), grown))
+            continue
+        x = torch.randn(tokens, shape.in_features, device=place).to(getattr(torch, dtype))
+
+        def job(x: Any = x) -> None:
+            layer(x)
+
+        spreads.append(clock.spread(job, seconds / len(TOKENS), swept=tokens <= SWEPT_TOKENS))
+    return LayerTime(
+        shape=shape,
+        format=fmt,
+        ms=tuple(spreads),
+        kernel=_kernel(layer),
+        provenance=Provenance.MEASURED,
+    )
+
+
+def _kernel(layer: Any) -> str:
+    from tuners.engine.probe import kernel_of
+
+    return kernel_of(getattr(layer, "scheme", None), layer.quant_method)
+
+
+class Clock:
+    """Times calls; between two of them as many bytes pass through the caches as the model has weights."""
+
+    def __init__(self, place: str, swept_bytes: int) -> None:
+        import torch
+
+        self.place = place
+        self.swept = torch.zeros(max(1, swept_bytes // 4), dtype=torch.int32, device=place)
+
+    def spread(self, job: Callable[[], None], seconds: float, *, swept: bool) -> Spread:
+        """Median and middle half of repeated calls, in ms: few of long ones, `MAX_CALLS` of short ones."""
+        end = time.perf_counter() + seconds
+        first = self._once(job, swept=False)  # compiled, packed, touched
+        least = MIN_CALLS if first * MIN_CALLS < 4e3 * seconds else 2
+        times: list[float] = []
+        while len(times) < least or (time.perf_counter() < end and len(times) < MAX_CALLS):
+            times.append(self._once(job, swept=swept))
+        low, _, high = statistics.quantiles(times, n=4)
+        value = statistics.median(times)
+        return Spread(value, min(low, value), max(high, value))
+
+    def _once(self, job: Callable[[], None], *, swept: bool) -> float:
+        if swept:
+            self.swept.sum()
+        if self.place == "cpu":
+            start = time.perf_counter()
+            job()
+            return 1e3 * (time.perf_counter() - start)
+        import torch
+
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        first.record()
+        job()
+        last.record()
+        torch.cuda.synchronize()
+        return float(first.elapsed_time(last))
+
+
+if __name__ == "__main__":
+    child_main(KernelTimesSpec, run)
