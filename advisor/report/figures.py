@@ -72,6 +72,16 @@ def _searched(found: SearchResult | None) -> Iterator[Known]:
     yield _measured("perplexity of the plan", f"{best.quality.perplexity:.3f}", where)
     yield _measured("KL to the original, nats per token", f"{best.quality.kl:.4f}", where)
     yield _measured("same top token", f"{best.quality.top1:.1%}", where)
+    if best.speed is not None:
+        for words, figure in (
+            ("ms per token, one request", best.speed.decode_ms),
+            ("ms per token, sixteen at once", best.speed.decode_16_ms),
+            ("ms per 1,000 prompt tokens", best.speed.prefill_ms_per_1k),
+        ):
+            yield Known(
+                name=f"predicted from layers: {words}", value=shown(figure), provenance=figure.provenance,
+                source=f"latency.json: {figure.source}; = {figure.formula}",
+            )  # fmt: skip
     counts = f"{found.trials} ({found.trials_measured} distinct plans, {found.trials_pruned} pruned)"
     yield _exact("trials", counts, "study.db")
 

@@ -31,7 +31,10 @@ NO_E5M2 = "no engine takes E5M2 weights (compressed-tensors, vLLM and TensorRT-L
 W4A8_SWITCH = "VLLM_CPU_INT4_W4A8"
 """Environment of vLLM's CPU build, on by default: on AMX INT4 layers served in bfloat16 round their inputs to
 INT8. Advisor sets it by the checkpoint (`cpu_environment`), so W4A16 is served as W4A16."""
-CPU_FP8_COST = "weights are widened in every step: slower than INT8 of the same size"
+CPU_FP8_COST = (
+    "PyTorch multiplies FP8 element by element here: 50 ms for one row of a 576 x 576 layer, INT8 0.05 ms "
+    "(one core of a Sapphire Rapids, torch 2.13)"
+)
 SLOWER_COST = "a slower kernel than Marlin; by how much is not known: measure"
 """Factors: published throughput relative to BF16, saturated, and single-stream times per token."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from profiles.provenance import Provenance
@@ -57,6 +57,7 @@ def test_a_layer_without_a_time_leaves_no_number() -> None:
 
 
 @given(st.floats(1, 4096))
+@settings(deadline=None)
 def test_between_timed_rows_times_rise(tokens: float) -> None:
     layer = column(UNITS).layers[0]
     assert at(layer, tokens).value <= at(layer, tokens + 1).value
@@ -65,6 +66,7 @@ def test_between_timed_rows_times_rise(tokens: float) -> None:
 
 
 @given(st.floats(0.1, 1000), st.floats(0.1, 3000), st.floats(1, 10**5))
+@settings(deadline=None)
 def test_calibration_reproduces_the_original(itl: float, itl_16: float, prefill: float) -> None:
     here = clock()
     fixed = Clockwork(calibrated(here, original(itl, itl_16, prefill)), UNITS)

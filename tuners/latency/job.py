@@ -31,8 +31,10 @@ MAX_CALLS, MIN_CALLS = 25, 3
 """Timed calls of one (layer, tokens): as many as its share of the time allows."""
 SWEPT_TOKENS = 64
 """Up to so many rows a layer's time is that of reading its weights: from where they really lie."""
-LONGEST_CALL_MS = 3000.0
+LONGEST_CALL_MS = 1500.0
 """A call expected to take longer is not made: its time is that of fewer rows, times the rows."""
+SLOW_MACS_S = 1e8
+"""Below this rate even one row is arithmetic, not reading (PyTorch's FP8 matmul on CPUs: 6e6)."""
 GROWTH_SPREAD = 0.3
 """Relative: time per row still falls so far where it was extrapolated."""
 BUSY_SHARE = 0.5
@@ -106,8 +108,6 @@ def _engine(dtype: str, place: str) -> Iterator[None]:
     )
 
     config = VllmConfig()
-    # schemes ask the model's configuration for its dtype alone; a real one costs a process start
-    config.model_config = SimpleNamespace(dtype=getattr(torch, dtype))
     with tempfile.TemporaryDirectory() as folder, set_current_vllm_config(config):
         init_distributed_environment(
             world_size=1,
@@ -117,6 +117,8 @@ def _engine(dtype: str, place: str) -> Iterator[None]:
             backend="gloo" if place == "cpu" else "nccl",
         )
         ensure_model_parallel_initialized(1, 1)
+        # schemes ask the model's configuration for its dtype alone; a real one costs a process start
+        config.model_config = SimpleNamespace(dtype=getattr(torch, dtype), is_moe=False)
         try:
             with torch.inference_mode():
                 yield
@@ -184,8 +186,8 @@ def _timed(shape: Shape, fmt: str, dtype: str, place: str, clock: Clock, seconds
     layer = build_layer(shape, fmt, dtype, place)
     spreads: list[Spread] = []
     for before, tokens in zip((1, *TOKENS), TOKENS, strict=False):
-        if spreads and spreads[-1].value * tokens / before > LONGEST_CALL_MS:
-            grown = tokens / before * spreads[-1].value
+        grown = tokens / before * spreads[-1].value if spreads else 0.0
+        if grown > LONGEST_CALL_MS and (before >= 16 or _is_computing(shape, before, spreads[-1])):
             spreads.append(Spread(grown, grown * (1 - GROWTH_SPREAD), grown))
             continue
         x = torch.randn(tokens, shape.in_features, device=place).to(getattr(torch, dtype))
@@ -201,6 +203,10 @@ def _timed(shape: Shape, fmt: str, dtype: str, place: str, clock: Clock, seconds
         kernel=_kernel(layer),
         provenance=Provenance.MEASURED,
     )
+
+
+def _is_computing(shape: Shape, tokens: int, took: Spread) -> bool:
+    return shape.in_features * shape.out_features * tokens / (took.value / 1e3) < SLOW_MACS_S
 
 
 def _kernel(layer: Any) -> str:

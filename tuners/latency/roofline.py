@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from profiles.footprint.speed import CPU_EFFICIENCY, DECODE_EFFICIENCY, PREFILL_EFFICIENCY
 from profiles.formats import Activations, Format, get_format
+from profiles.formats.kernels import kernel_support
 from profiles.hardware.schema import Device, DeviceKind
 from profiles.provenance import Provenance
 from tuners.latency.schema import TOKENS, LayerTime, Shape, Spread
 
 LAUNCH_MS = (0.002, 0.005, 0.02)
 """One kernel's launch, and the quantization of its input where there is one."""
+
+CPU_FP8_OPS_S = (4e6, 1.3e7, 1e8)
+"""PyTorch 2.13's FP8 matmul on a CPU without FP8 arithmetic multiplies element by element: 6.5 million
+multiply-adds a second on one core of a Sapphire Rapids (48 to 54 ms for a 576 x 576 layer and one row)."""
 
 _COMPUTE = {Activations.INT8_TOKEN: "int8", Activations.FP8_TOKEN: "fp8", Activations.FP8_GROUP: "fp8",
             Activations.NVFP4: "fp4", Activations.MXFP4: "fp4"}  # fmt: skip
@@ -22,10 +27,30 @@ def layer_time(shape: Shape, format_name: str, device: Device) -> LayerTime | No
     bandwidth, peak = device.bandwidth_bytes_s, _peak(fmt, device)
     if bandwidth is None or peak is None or bandwidth.value <= 0:
         return None
+    if _by_element(fmt, device):
+        return _slow(shape, fmt)
     return LayerTime(
         shape=shape,
         format=fmt.name,
         ms=tuple(_spread(shape, fmt, tokens, bandwidth.value, peak, device) for tokens in TOKENS),
+        kernel="",
+        provenance=Provenance.ESTIMATED,
+    )
+
+
+def _by_element(fmt: Format, device: Device) -> bool:
+    if fmt.family != "fp8" or device.kind is not DeviceKind.CPU:
+        return False
+    return kernel_support(fmt, device).slow
+
+
+def _slow(shape: Shape, fmt: Format) -> LayerTime:
+    slow, value, fast = CPU_FP8_OPS_S
+    ops = [work(shape, fmt, tokens)[1] for tokens in TOKENS]
+    return LayerTime(
+        shape=shape,
+        format=fmt.name,
+        ms=tuple(Spread(1e3 * n / value, 1e3 * n / fast, 1e3 * n / slow) for n in ops),
         kernel="",
         provenance=Provenance.ESTIMATED,
     )
