@@ -73,13 +73,14 @@ def _column(stage: StageContext, inputs: RunInputs, facts: Facts, dtype: str, pl
         log_path=stage.workspace.log_path("latency"),
         cancelled=stage.cancelled,
     )
+    in_units = any(u.role == "lm_head" for u in facts.units)
     eager = inputs.serving.enforce_eager or device.kind is DeviceKind.CPU
     found = Latency(
         device=device.name,
         engine=place.engine if place else inputs.serving.engine_version,
         dtype=dtype,
         layers=tuple(layers),
-        rest_ms=estimated_rest(_one(layers, head), eager=eager),
+        rest_ms=estimated_rest(None if in_units else _one(layers, head), eager=eager),
         rest_provenance=Provenance.ESTIMATED,
         rest_source="estimated: the output layer, and a step's overhead of published runs",
         tensor_parallel_size=tp,

@@ -111,3 +111,16 @@ def test_an_originals_speed_is_kept_for_its_engine(tmp_path: Path, monkeypatch: 
     other = path_of({}, "CPU", "bfloat16")
     remember(other, silent)
     assert remembered(other, measured.engine_version) is None
+
+
+def test_the_output_layer_has_one_row_per_request_and_embeddings_none() -> None:
+    head = UNITS[0].model_copy(update={"name": "lm_head", "role": "lm_head", "block": None})
+    table = UNITS[0].model_copy(update={"name": "embed", "role": "embed", "block": None})
+    here = Clockwork(column([head, table], 0.0), [head, table])
+    plain = here.unit_ms(UNITS[0].model_copy(update={"name": "lm_head"}), "BF16", 1)
+    for tokens, rows in ((1, 1), (16, 16), (512, 1), (2048, 1)):
+        expected = at(here.latency.layers[0], rows)
+        assert here.unit_ms(head, "BF16", tokens) == pytest.approx(expected)
+        assert here.unit_ms(table, "BF16", tokens) == (0.0, 0.0, 0.0)
+    assert plain is not None
+    assert here.step_ms({"lm_head": "BF16", "embed": "BF16"}, 1) == pytest.approx(plain)

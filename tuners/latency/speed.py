@@ -15,6 +15,9 @@ from tuners.plan import PrecisionPlan, Unit
 PREFILL_TOKENS = 2048
 """Rows of the prefill chunk that the prediction is made for (vLLM's chunks on small devices)."""
 
+DECODING_TOKENS = 16
+"""Up to so many rows a step is taken for decoding, above for a prompt."""
+
 CALIBRATION_SPREAD = 0.05
 """Relative: two measurements of one engine on one machine differ by so much (see the benchmark)."""
 
@@ -34,22 +37,25 @@ class Clockwork:
 
     def unit_ms(self, unit: Unit, fmt: str, tokens: float) -> Spread | None:
         """One unit in one format with so many rows; None when a layer of it has no time."""
+        return self._ms(self._shapes[unit.name], fmt, rows_of(unit.role, tokens))
+
+    def _ms(self, shapes: tuple[Shape, ...], fmt: str, rows: float) -> Spread | None:
         total = NOTHING
-        for shape in self._shapes[unit.name]:
+        for shape in shapes if rows else ():
             layer = self._layers.get((shape, fmt))
             if layer is None:
                 return None
-            total = total.plus(at(layer, tokens))
+            total = total.plus(at(layer, rows))
         return total
 
     def times(self, tokens: float) -> Times | None:
         """Every (unit, format) with so many rows; None when one has no time: no plan can be compared."""
         out: Times = {}
-        memory: dict[tuple[tuple[Shape, ...], str], Spread | None] = {}
+        memory: dict[tuple[tuple[Shape, ...], float, str], Spread | None] = {}
         for unit in self.units:
             row: dict[str, Spread] = {}
             for fmt in unit.options:
-                key = (self._shapes[unit.name], fmt)
+                key = (self._shapes[unit.name], rows_of(unit.role, tokens), fmt)
                 if key not in memory:
                     memory[key] = self.unit_ms(unit, fmt, tokens)
                 found = memory[key]
@@ -70,14 +76,13 @@ class Clockwork:
 
     def layers_ms(self, formats: Mapping[str, str], tokens: float) -> Spread | None:
         """The units' part of it."""
-        counts = Counter((self._shapes[u.name], formats[u.name]) for u in self.units)
+        counts = Counter((self._shapes[u.name], rows_of(u.role, tokens), formats[u.name]) for u in self.units)
         total = NOTHING
-        for (shapes, fmt), count in counts.items():
-            for shape in shapes:
-                layer = self._layers.get((shape, fmt))
-                if layer is None:
-                    return None
-                total = total.plus(at(layer, tokens), count)
+        for (shapes, rows, fmt), count in counts.items():
+            each = self._ms(shapes, fmt, rows)
+            if each is None:
+                return None
+            total = total.plus(each, count)
         return total
 
     def speed(self, plan: PrecisionPlan) -> PlanSpeed | None:
@@ -115,6 +120,14 @@ class Clockwork:
         )
 
 
+def rows_of(role: str, tokens: float) -> float:
+    """Rows that a unit multiplies in a step of so many tokens: embeddings are looked up, the output layer has
+    the last row of each request (up to 16 tokens a step is one token of each, beyond it a prompt)."""
+    if role == "embed":
+        return 0
+    return 1 if role == "lm_head" and tokens > DECODING_TOKENS else tokens
+
+
 def at(layer: LayerTime, tokens: float) -> Spread:
     """The layer's time at a number of rows: straight lines on logarithmic scales between timed ones."""
     return _between(layer.ms, tokens)
@@ -143,8 +156,7 @@ def estimated_rest(lm_head: LayerTime | None, *, eager: bool) -> tuple[Spread, .
     low, value, high = (factor * ms for ms in STEP_OVERHEAD_MS)
     out = []
     for tokens in TOKENS:
-        rows = tokens if tokens <= 16 else 1
-        head = at(lm_head, rows) if lm_head is not None else NOTHING
+        head = at(lm_head, rows_of("lm_head", tokens)) if lm_head is not None else NOTHING
         # attention and norms grow with the rows: a share of the overhead for every 256 of them
         grown = 1 + tokens / 256
         out.append(Spread(value, low, high * grown).plus(head))
@@ -173,7 +185,7 @@ def calibrated(clock: Clockwork, measured: OriginalSpeed) -> Latency:
     rest: list[Spread] = []
     for tokens, before in zip(TOKENS, clock.latency.rest_ms, strict=True):
         scale, left = found[1]
-        if tokens <= 16:
+        if tokens <= DECODING_TOKENS:
             scale, left = found.get(tokens, found[1])
         elif prefill is not None:  # attention and norms: in proportion to the tokens
             share = tokens / measured.prompt_tokens
