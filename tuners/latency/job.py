@@ -8,6 +8,7 @@ serves. Weights are random: no kernel's time depends on them. NOT RUN ON A GPU Y
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import statistics
 import tempfile
@@ -183,7 +184,7 @@ def _fill(name: str, data: Any, shape: Shape, generator: Any) -> None:
 def _timed(shape: Shape, fmt: str, dtype: str, place: str, clock: Clock, seconds: float) -> LayerTime:
     import torch
 
-    layer = build_layer(shape, fmt, dtype, place)
+    layer, twin = (build_layer(shape, fmt, dtype, place) for _ in range(2))
     spreads: list[Spread] = []
     for before, tokens in zip((1, *TOKENS), TOKENS, strict=False):
         grown = tokens / before * spreads[-1].value if spreads else 0.0
@@ -192,10 +193,11 @@ def _timed(shape: Shape, fmt: str, dtype: str, place: str, clock: Clock, seconds
             continue
         x = torch.randn(tokens, shape.in_features, device=place).to(getattr(torch, dtype))
 
-        def job(x: Any = x) -> None:
-            layer(x)
+        def call(which: Any, x: Any = x) -> None:
+            which(x)
 
-        spreads.append(clock.spread(job, seconds / len(TOKENS), swept=tokens <= SWEPT_TOKENS))
+        first = functools.partial(call, twin) if tokens <= SWEPT_TOKENS else None
+        spreads.append(clock.spread(functools.partial(call, layer), seconds / len(TOKENS), first))
     return LayerTime(
         shape=shape,
         format=fmt,
@@ -216,7 +218,8 @@ def _kernel(layer: Any) -> str:
 
 
 class Clock:
-    """Times calls; between two of them as many bytes pass through the caches as the model has weights."""
+    """Times calls. Between two of them as many bytes pass through the caches as the model has weights, then a
+    twin of the layer runs: the weights are cold, the code is not, as when the engine goes through layers."""
 
     def __init__(self, place: str, swept_bytes: int) -> None:
         import torch
@@ -224,21 +227,23 @@ class Clock:
         self.place = place
         self.swept = torch.zeros(max(1, swept_bytes // 4), dtype=torch.int32, device=place)
 
-    def spread(self, job: Callable[[], None], seconds: float, *, swept: bool) -> Spread:
-        """Median and middle half of repeated calls, in ms: few of long ones, `MAX_CALLS` of short ones."""
+    def spread(self, job: Callable[[], None], seconds: float, twin: Callable[[], None] | None) -> Spread:
+        """Median and middle half of repeated calls, in ms: few of long ones, `MAX_CALLS` of short ones; caches
+        are left as they are without a twin."""
         end = time.perf_counter() + seconds
-        first = self._once(job, swept=False)  # compiled, packed, touched
+        first = self._once(job)  # compiled, packed, touched
         least = MIN_CALLS if first * MIN_CALLS < 4e3 * seconds else 2
         times: list[float] = []
         while len(times) < least or (time.perf_counter() < end and len(times) < MAX_CALLS):
-            times.append(self._once(job, swept=swept))
+            if twin is not None:
+                self.swept.sum()
+                twin()
+            times.append(self._once(job))
         low, _, high = statistics.quantiles(times, n=4)
         value = statistics.median(times)
         return Spread(value, min(low, value), max(high, value))
 
-    def _once(self, job: Callable[[], None], *, swept: bool) -> float:
-        if swept:
-            self.swept.sum()
+    def _once(self, job: Callable[[], None]) -> float:
         if self.place == "cpu":
             start = time.perf_counter()
             job()

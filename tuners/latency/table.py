@@ -62,8 +62,9 @@ def place_of(hardware: HardwareProfile, dtype: str, model_bytes: int) -> Place |
     device = hardware.device
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else device.cores or 1
     if device.kind is DeviceKind.CPU:
+        name = f"{device.name}, {cores} cores, {' '.join(sorted(device.isa))}"
         threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, cores - 1))
-        return Place(device.name, version, dtype, threads, swept_bytes(model_bytes))
+        return Place(name, version, dtype, threads, swept_bytes(model_bytes))
     return Place(f"{device.name}, driver {hardware.driver}", version, dtype, 0, GPU_SWEPT_BYTES)
 
 
