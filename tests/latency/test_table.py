@@ -28,9 +28,10 @@ A, B = (Shape(64, 128), "W8A8"), (Shape(64, 128), "BF16")
 class Child:
     """Stands for the timing child: answers one millisecond for everything, and counts."""
 
-    def __init__(self, fails: tuple[str, ...] = ()) -> None:
+    def __init__(self, fails: tuple[str, ...] = (), notes: tuple[str, ...] = ()) -> None:
         self.asked: list[KernelTimesSpec] = []
         self.fails = fails
+        self.notes = notes
 
     def __call__(self, module: str, spec: KernelTimesSpec, **_: Any) -> dict[str, Any]:
         assert module == "tuners.latency.job"
@@ -45,7 +46,7 @@ class Child:
         failed = {table.key_of(s, f): "ValueError: no" for s, f in spec.wanted if f in self.fails}
         return KernelTimes(
             version=1, device="", engine="0.32.0", dtype=spec.dtype, threads=1,
-            swept_bytes=spec.swept_bytes, taken_at=0.0, times=tuple(times), failed=failed,
+            swept_bytes=spec.swept_bytes, taken_at=0.0, times=tuple(times), failed=failed, notes=self.notes,
         ).model_dump()  # fmt: skip
 
 
@@ -114,6 +115,22 @@ def test_a_dead_child_costs_the_measurement_alone(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(table, "run_child", stopped)
     with pytest.raises(Interrupted):
         ask([A])
+
+
+def test_what_was_timed_on_a_busy_machine_is_timed_again_on_a_quiet_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    child = Child(notes=("the machine was busy",))
+    monkeypatch.setattr(table, "run_child", child)
+    monkeypatch.setattr(table, "busy", lambda: ["busy"])
+    assert "the machine was busy" in ask([A])[1]
+    ask([A])
+    assert len(child.asked) == 1
+    monkeypatch.setattr(table, "busy", list)
+    child.notes = ()
+    assert ask([A])[1] == []
+    ask([A])
+    assert len(child.asked) == 2
 
 
 def test_a_damaged_file_is_timed_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def run(spec: KernelTimesSpec, emit: Emit) -> KernelTimes:
     place = "cpu" if current_platform.is_cpu() else "cuda"
     clock = Clock(place, spec.swept_bytes)
     failed: dict[str, str] = {}
-    notes = _busy()
+    notes = busy()
     times: list[LayerTime] = []
     ticker = Ticker(emit, "latency", len(spec.wanted))
     share_s = spec.seconds / max(1, len(spec.wanted))
@@ -90,7 +90,8 @@ def _sees_gpu() -> bool:
     return Path("/dev/nvidiactl").exists()
 
 
-def _busy() -> list[str]:
+def busy() -> list[str]:
+    """A note when other work shares the cores: times are then too long."""
     load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
     if load <= cores * BUSY_SHARE + 1:  # one of it is this process itself
         return []
@@ -228,8 +229,8 @@ class Clock:
         self.swept = torch.zeros(max(1, swept_bytes // 4), dtype=torch.int32, device=place)
 
     def spread(self, job: Callable[[], None], seconds: float, twin: Callable[[], None] | None) -> Spread:
-        """Median and middle half of repeated calls, in ms: few of long ones, `MAX_CALLS` of short ones; caches
-        are left as they are without a twin."""
+        """Median and middle half of repeated calls, in ms: few of long ones, `MAX_CALLS` of short ones.
+        Without a twin caches are left as they are."""
         end = time.perf_counter() + seconds
         first = self._once(job)  # compiled, packed, touched
         least = MIN_CALLS if first * MIN_CALLS < 4e3 * seconds else 2

@@ -17,7 +17,7 @@ from profiles.errors import AdvisorError, Interrupted
 from profiles.hardware.schema import Device, DeviceKind, HardwareProfile
 from tuners.child import run_child
 from tuners.events import Emit, Message
-from tuners.latency.job import VERSION, key_of
+from tuners.latency.job import VERSION, busy, key_of
 from tuners.latency.roofline import layer_time
 from tuners.latency.schema import KernelTimes, KernelTimesSpec, LayerTime, Shape
 from tuners.microbench import keep, last_level_cache_bytes
@@ -145,7 +145,10 @@ def _completed(
     log_path: Path,
     cancelled: Callable[[], bool] | None,
 ) -> KernelTimes | None:
-    """The kept times with the missing ones timed now and kept too."""
+    """The kept times with the missing ones timed now and kept too; what was timed on a busy machine is timed
+    again on a quiet one."""
+    if found is not None and found.notes and not busy():
+        found = None
     have = {(t.shape, t.format) for t in found.times} if found else set()
     tried = set(found.failed) if found else set()
     missing = [p for p in wanted if p not in have and key_of(*p) not in tried and not p[0].experts]
