@@ -31,6 +31,7 @@ NO_E5M2 = "no engine takes E5M2 weights (compressed-tensors, vLLM and TensorRT-L
 W4A8_SWITCH = "VLLM_CPU_INT4_W4A8"
 """Environment of vLLM's CPU build, on by default: on AMX INT4 layers served in bfloat16 round their inputs to
 INT8. Advisor sets it by the checkpoint (`cpu_environment`), so W4A16 is served as W4A16."""
+CPU_FP8_BLOCK_COST = "weights are widened in every step: slower than INT8 of the same size"
 CPU_FP8_COST = (
     "PyTorch multiplies FP8 element by element here: 50 ms for one row of a 576 x 576 layer, INT8 0.05 ms "
     "(one core of a Sapphire Rapids, torch 2.13)"
@@ -113,7 +114,7 @@ def _on_cpu(fmt: Format, device: Device, n: int | None, k: int | None) -> Kernel
             slow=True,
             reason="FP8 weights are widened to BF16 in the kernel (AMX): activations stay 16-bit, "
             "slower than INT8 at the same size",
-            cost=CPU_FP8_COST,
+            cost=CPU_FP8_BLOCK_COST,
             rounds=Activations.A16,
         )
     if fmt.name == "FP8_STATIC":

@@ -20,6 +20,7 @@ from typing import Any
 
 from profiles.footprint.schema import ServingSpec
 from profiles.formats import Strategy, get_format
+from profiles.formats.kernels import cpu_environment
 from profiles.provenance import Provenance
 from tuners.child import child_main
 from tuners.engine.arguments import measuring_environment
@@ -62,6 +63,7 @@ def run(spec: KernelTimesSpec, emit: Emit) -> KernelTimes:
     with _engine(spec.dtype, place):
         for done, (shape, fmt) in enumerate(spec.wanted, 1):
             try:
+                os.environ.update(cpu_environment([fmt]))  # read by vLLM when it prepares the layer
                 times.append(_timed(Shape(*shape), fmt, spec.dtype, place, clock, share_s))
             except Exception as exc:  # whatever a kernel of this build raises for this shape
                 text = str(exc).strip().splitlines()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from profiles.footprint.speed import CPU_EFFICIENCY, DECODE_EFFICIENCY, PREFILL_EFFICIENCY
-from profiles.formats import Activations, Format, get_format
+from profiles.formats import Format, get_format
 from profiles.formats.kernels import kernel_support
 from profiles.hardware.schema import Device, DeviceKind
 from profiles.provenance import Provenance
@@ -15,9 +15,6 @@ LAUNCH_MS = (0.002, 0.005, 0.02)
 CPU_FP8_OPS_S = (4e6, 1.3e7, 1e8)
 """PyTorch 2.13's FP8 matmul on a CPU without FP8 arithmetic multiplies element by element: 6.5 million
 multiply-adds a second on one core of a Sapphire Rapids (48 to 54 ms for a 576 x 576 layer and one row)."""
-
-_COMPUTE = {Activations.INT8_TOKEN: "int8", Activations.FP8_TOKEN: "fp8", Activations.FP8_GROUP: "fp8",
-            Activations.NVFP4: "fp4", Activations.MXFP4: "fp4"}  # fmt: skip
 
 
 def layer_time(shape: Shape, format_name: str, device: Device) -> LayerTime | None:
@@ -41,7 +38,7 @@ def layer_time(shape: Shape, format_name: str, device: Device) -> LayerTime | No
 def _by_element(fmt: Format, device: Device) -> bool:
     if fmt.family != "fp8" or device.kind is not DeviceKind.CPU:
         return False
-    return kernel_support(fmt, device).slow
+    return "Torch" in (kernel_support(fmt, device).kernel or "")
 
 
 def _slow(shape: Shape, fmt: Format) -> LayerTime:
@@ -84,6 +81,8 @@ def work(shape: Shape, fmt: Format, tokens: int) -> tuple[float, float]:
 
 
 def _peak(fmt: Format, device: Device) -> float | None:
-    kinds = (_COMPUTE.get(fmt.activations, ""), "bf16", "fp16", "fp32")
+    word = fmt.activations.name
+    own = "int8" if word.startswith("INT8") else "fp8" if word.startswith("FP8") else ""
+    kinds = ("fp4" if word.endswith("FP4") else own, "bf16", "fp16", "fp32")
     found = next((device.peak_ops[k].value for k in kinds if k in device.peak_ops), None)
     return found if found and found > 0 else None
