@@ -2,10 +2,10 @@
 
     python benchmarks/methods.py MODEL_DIR --out DIR [--data DIR] [--only rtn gptq] [--markdown FILE]
 
-Each checkpoint is written by the product's own quantizer in a child process (16 x 256 tokens of the task's
-search split), read back from its file, and compared with the original on text that nothing was calibrated or
-chosen on: the task's evaluate split and, with --data, WikiText-2 (validation). Measurements are kept in
-DIR/methods.jsonl; methods found there are not measured again.
+Each checkpoint is written by the product's own quantizer in a child process (--samples sequences of the
+task's search split), read back from its file, and compared with the original on text that nothing was
+calibrated or chosen on: the task's evaluate split and, with --data, WikiText-2 (validation). Measurements
+are kept in DIR/methods.jsonl; methods found there are not measured again.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from profiles.models import read_model
 from profiles.tasks import load_task
 from tuners.child import run_child
 from tuners.evaluate import compare, paired_difference
+from tuners.events import Event, Message
 from tuners.model.host import ModelHost
 from tuners.plan import PrecisionPlan, Unit
 from tuners.quantize import QuantizeResult, QuantizeSpec
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--sequences", type=int, default=24)
+    parser.add_argument("--samples", type=int, default=16, help="calibration sequences of 256 tokens")
     parser.add_argument("--rounding-steps", type=int, default=200)
     parser.add_argument("--only", nargs="*", help="methods to measure now")
     parser.add_argument("--keep", action="store_true", help="keep the checkpoints")
@@ -70,7 +72,13 @@ def main() -> None:
         units = build_units(read_model(str(options.model)), probe_cpu().device)
         bench = Bench(options.model, units, options.data, options.sequences)
         for fmt, method, _ in todo:
-            row = bench.measure(fmt, method, options.out / f"{fmt}-{method}", options.rounding_steps)
+            row = bench.measure(
+                fmt,
+                method,
+                options.out / f"{fmt}-{method}",
+                rounding_steps=options.rounding_steps,
+                num_samples=options.samples,
+            )
             if not options.keep:
                 shutil.rmtree(options.out / f"{fmt}-{method}")
             rows.append(row)
@@ -96,24 +104,29 @@ class Bench:
             n: self.host.tokenise(t, seq_len=SEQ_LEN, max_sequences=sequences) for n, t in texts.items()
         }
         self.reference = {n: [self._log_probs(b) for b in ids.split(BATCH)] for n, ids in self.ids.items()}
-        self.original = {n: p.data.clone() for n, p in self.host.model.named_parameters()}
+        del self.host
 
-    def measure(self, fmt: str, method: str, folder: Path, rounding_steps: int) -> dict[str, Any]:
-        """One checkpoint: KL of every held-out sequence, seconds and peak memory of making it."""
-        plan = PrecisionPlan(formats={u.name: fmt for u in self.units})
+    def made(self, plan: PrecisionPlan, folder: Path, **changes: Any) -> QuantizeResult:
+        """The plan's checkpoint, written by the product's quantizer in a child."""
+        splits = self.task.splits
         spec = QuantizeSpec(
             model_path=str(self.path),
             units=self.units,
             plan=plan,
             out_dir=str(folder),
-            calibration_texts=self.task.splits.search,
-            methods={fmt: method},
-            rounding_steps=rounding_steps,
+            calibration_texts=splits.search,
+            held_out=tuple(splits.fingerprints("select") | splits.fingerprints("evaluate")),
             overwrite=True,
+            **changes,
         )
         log = folder.with_suffix(".log")
-        raw = run_child("tuners.quantize.job", spec, emit=lambda _: None, log_path=log, stage="quantize")
-        made = QuantizeResult.model_validate(raw)
+        raw = run_child("tuners.quantize.job", spec, emit=tell, log_path=log, stage="quantize")
+        return QuantizeResult.model_validate(raw)
+
+    def measure(self, fmt: str, method: str, folder: Path, **changes: Any) -> dict[str, Any]:
+        """One checkpoint: KL of every held-out sequence, seconds and peak memory of making it."""
+        plan = PrecisionPlan(formats={u.name: fmt for u in self.units})
+        made = self.made(plan, folder, methods={fmt: method}, **changes)
         return {
             "format": fmt,
             "method": method,
@@ -127,29 +140,25 @@ class Bench:
     @torch.no_grad()
     def kl(self, folder: Path, plan: PrecisionPlan) -> dict[str, list[float]]:
         """KL to the original of every sequence, by text."""
-        install_checkpoint(self.host, folder, plan)
-        found = {
+        host = ModelHost.load(self.path, self.units)
+        install_checkpoint(host, folder, plan)
+        return {
             n: [
                 loss.kl
                 for batch, ref in zip(ids.split(BATCH), self.reference[n], strict=True)
-                for loss in compare(self.host.logits(batch), ref, batch)
+                for loss in compare(host.logits(batch), ref, batch)
             ]
             for n, ids in self.ids.items()
         }
-        self._restore()
-        return found
 
     def _log_probs(self, batch: torch.Tensor) -> torch.Tensor:
         return torch.log_softmax(self.host.logits(batch), -1)
 
-    def _restore(self) -> None:
-        from tuners.model.variants import set_input_rounding
 
-        for name, parameter in self.host.model.named_parameters():
-            parameter.data = self.original[name].clone()
-        for unit in self.units:
-            for linear in unit.linears:
-                set_input_rounding(self.host.linear(linear.name), None)
+def tell(event: Event) -> None:
+    """What the child says, on stdout."""
+    if isinstance(event, Message):
+        print(event.text, flush=True)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -1,19 +1,18 @@
 """Recovery of the demo model's checkpoints: held-out KL before and after, and wall time.
 
     python benchmarks/recover.py MODEL_DIR --out DIR [--data DIR] [--steps 200] [--bits 4.25 5]
-        [--sensitivity TABLE.json] [--no-rounding]
+        [--sensitivity TABLE.json]
 
 At 4.25 bits the plan is uniform INT4 (groups of 64), above it the exact plan for the measured sensitivities
 of TABLE (`sensitivity-*.json` of a search's cache). Text, measure and interval are those of
 `benchmarks/methods.py`; training sees the task's search split alone. Measurements are added to
-DIR/recover.jsonl; a checkpoint is made once and kept.
+DIR/recover.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,8 @@ from methods import Bench
 
 from profiles.hardware import probe_cpu
 from profiles.models import read_model
-from tuners.child import peak_rss_bytes, run_child
 from tuners.evaluate import paired_difference
 from tuners.plan import PrecisionPlan
-from tuners.quantize import QuantizeSpec
-from tuners.quantize.recover import RecoverSpec, recover_checkpoint
 from tuners.sensitivity.table import KL, SensitivityTable
 from tuners.solver import solve
 from tuners.units import build_units
@@ -43,10 +39,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--sequences", type=int, default=24)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--written", type=int, default=64)
+    parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--bits", type=float, nargs="*", default=[UNIFORM, 5.0])
     parser.add_argument("--sensitivity", type=Path)
-    parser.add_argument("--no-rounding", action="store_true")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(
@@ -66,44 +61,17 @@ def measure(bench: Bench, bits: float, options: argparse.Namespace) -> dict[str,
     """Held-out KL of one budget's checkpoint before and after recovery."""
     plan = plan_of(bench, bits, options.sensitivity)
     folder = options.out / f"plan-{plan.key}"
-    if not folder.exists():
-        spec = QuantizeSpec(
-            model_path=str(bench.path),
-            units=bench.units,
-            plan=plan,
-            out_dir=str(folder),
-            calibration_texts=bench.task.splits.search,
-        )
-        log = folder.with_suffix(".log")
-        run_child("tuners.quantize.job", spec, emit=lambda _: None, log_path=log, stage="quantize")
+    bench.made(plan, folder, num_samples=options.samples)
     before = bench.kl(folder, plan)
-    trained = folder.with_name(folder.name + "-recovered")
-    shutil.rmtree(trained, ignore_errors=True)
-    shutil.copytree(folder, trained)
-    splits = bench.task.splits
-    result = recover_checkpoint(
-        trained,
-        RecoverSpec(
-            model_path=str(bench.path),
-            units=bench.units,
-            plan=plan,
-            texts=splits.search,
-            held_out=tuple(splits.fingerprints("select") | splits.fingerprints("evaluate")),
-            steps=options.steps,
-            written=options.written,
-            rounding=not options.no_rounding,
-        ),
-        lambda e: print(e.text, flush=True) if e.kind in ("message", "progress") else None,
-    )
+    made = bench.made(plan, folder, num_samples=options.samples, recover_steps=options.steps)
+    assert made.recovery is not None
     return {
         "bits": plan.bits_per_weight(bench.units),
         "plan": plan.counts(),
-        "written": options.written,
-        "rounding": not options.no_rounding,
-        "result": result.model_dump(),
-        "peak_rss_bytes": peak_rss_bytes(),
+        "result": made.recovery.model_dump(),
+        "peak_rss_bytes": made.peak_rss_bytes,
         "before": before,
-        "after": bench.kl(trained, plan),
+        "after": bench.kl(folder, plan),
     }
 
 
@@ -120,7 +88,7 @@ def plan_of(bench: Bench, bits: float, sensitivity: Path | None) -> PrecisionPla
 
 def in_words(row: dict[str, Any]) -> str:
     """One Markdown row."""
-    cells = [f"{row['bits']:.2f}", str(row["result"]["steps"]), "yes" if row["rounding"] else "no"]
+    cells = [f"{row['bits']:.2f}", str(row["result"]["steps"])]
     for text in row["before"]:
         before, after = row["before"][text], row["after"][text]
         mean, low, high = paired_difference(after, before)

@@ -58,7 +58,7 @@ def spec_of(model: Path, units: Sequence[Unit], plan: PrecisionPlan, **changes: 
     return RecoverSpec.model_validate(
         {
             "model_path": str(model), "units": tuple(units), "plan": plan, "texts": tuple(sentences(40, 2)),
-            "steps": 40, "seq_len": 40, "written": 8, **changes,
+            "steps": 40, "seq_len": 40, "least": 48, **changes,
         }
     )  # fmt: skip
 

@@ -57,8 +57,8 @@ CHECK_SHARE = 0.15
 class RecoverSpec(Contract):
     """What is recovered, on which text, for how long. `texts` is the task's search split, `held_out` the
     fingerprints of its selection and evaluation texts; `sequences_per_step` sequences of `seq_len` tokens
-    make one step. `written` more sequences are sampled from the original model itself, beginning as the
-    texts do, when there is little text."""
+    make one step. When the texts make fewer than `least` sequences, the original model itself
+    writes the missing ones, beginning as the texts do."""
 
     model_path: str
     units: tuple[Unit, ...]
@@ -68,7 +68,7 @@ class RecoverSpec(Contract):
     steps: int = Field(default=200, ge=1)
     seq_len: int = Field(default=128, ge=16)
     sequences_per_step: int = Field(default=4, ge=1)
-    written: int = Field(default=64, ge=0)
+    least: int = Field(default=64, ge=0)
     rounding: bool = True
     seed: int = 0
     trust_remote_code: bool = False
@@ -102,8 +102,8 @@ def recover_checkpoint(folder: Path, spec: RecoverSpec, emit: Emit) -> RecoverRe
     torch.manual_seed(spec.seed)
     host = ModelHost.load(spec.model_path, spec.units, trust_remote_code=spec.trust_remote_code)
     ids, check = _sequences(host, spec)
-    if spec.written:
-        ids = torch.cat([ids, _written(host, ids, spec.written)])
+    if len(ids) < spec.least:
+        ids = torch.cat([ids, _written(host, ids, spec.least - len(ids))])
     wanted = _Reference(host, torch.cat([ids, check]))
     student = make_student(host, folder, spec.plan)
     emit(
