@@ -18,7 +18,6 @@ from tuners.events import Message
 from tuners.plan import PrecisionPlan
 
 if TYPE_CHECKING:
-    from tuners.solver import Scores
     from tuners.validate.schema import ValidationReport
 
 VERDICT = "verdict.json"
@@ -37,6 +36,7 @@ def run_agent(
         Interrupted: stopped; finished attempts are kept.
     """
     from advisor.pipeline import footprint, profile
+    from advisor.pipeline.search import measured_scores
 
     workspace = context.workspace
     save_inputs(workspace, inputs)
@@ -53,10 +53,8 @@ def run_agent(
     for attempt in attempts:
         _say(context, attempt.decision, "earlier: ")
     while True:
-        decision = decide(
-            Situation(limits, start, facts.units, _scores(context) if attempts else {}, attempts,
-                      facts.model.model_id)
-        )  # fmt: skip
+        scores = measured_scores(workspace) if attempts else {}
+        decision = decide(Situation(limits, start, facts.units, scores, attempts, facts.model.model_id))
         log.decided(decision)
         _say(context, decision)
         if decision.action is Action.STOP:
@@ -70,16 +68,6 @@ def run_agent(
 def _begin_anew(log: DecisionLog, limits: Limits, question: dict[str, object]) -> tuple[Attempt, ...]:
     log.path.unlink(missing_ok=True)
     return log.begin(limits, question)
-
-
-def _scores(context: StageContext) -> Scores:
-    """Measured KL of every unit in every format, as the search left it."""
-    from tuners.sensitivity.table import KL, SensitivityTable
-
-    path = context.workspace.path("sensitivity.json")
-    if not path.exists():
-        return {}
-    return SensitivityTable.model_validate_json(path.read_text(encoding="utf-8")).scores(KL)
 
 
 def changed_inputs(inputs: RunInputs, settings: Settings) -> RunInputs:

@@ -12,6 +12,7 @@ from profiles.formats.kernels import TORCH_INT4_KERNEL
 from profiles.hardware.schema import DeviceKind, HardwareProfile
 from profiles.models.schema import ModelProfile
 from tuners.plan import PrecisionPlan, Unit
+from tuners.solver import Scores
 from tuners.validate.schema import ValidationReport
 
 HOST, PORT = "127.0.0.1", 8000
@@ -31,6 +32,7 @@ class BundleContext:
     serving: ServingSpec
     task_name: str
     inputs: Mapping[str, str] = field(default_factory=dict)  # what was asked, seeds included; no paths
+    scores: Scores = field(default_factory=dict)  # measured KL of each unit in each format, if there is any
 
     @property
     def on_cpu(self) -> bool:

@@ -53,7 +53,7 @@ def _body(context: BundleContext) -> Iterator[str]:
     yield "original's likeliest tokens and one bucket for the rest, a lower bound of the full KL.\n"
     yield "## Gates\n"
     for gate in report.gates:
-        yield f"- {'pass' if gate.passed else '**FAIL**'} · {gate.name}: {gate.reason}"
+        yield f"- {gate.mark if gate.passed else '**FAIL**'} · {gate.name}: {gate.reason}"
     yield "\n## Use\n"
     yield f"```bash\n./run.sh                      # http://{HOST}:{PORT}/v1\n```\n"
     yield "```python\nfrom openai import OpenAI"

@@ -15,6 +15,7 @@ from profiles.footprint.schema import ServingSpec
 from profiles.hardware.schema import HardwareProfile
 from profiles.models.schema import ModelProfile
 from tuners.plan import PrecisionPlan, Unit
+from tuners.solver import Scores
 from tuners.validate.schema import ValidationReport
 
 ARTIFACTS: dict[str, Callable[[BundleContext], str]] = {
@@ -45,13 +46,15 @@ def write_bundle(
     task_name: str,
     inputs: Mapping[str, str] | None = None,
     documents: Sequence[Path] = (),
+    scores: Scores | None = None,
     force: bool = False,
 ) -> list[Path]:
     """Write the deployable directory `out_dir` and return its files.
 
     The checkpoint is hard-linked into `model/` (copied across file systems). A bundle whose validation
     failed is written too, for inspection: its card says so and its run.sh refuses to serve. `inputs`: what
-    was asked, for provenance.json; `documents` (the report) are copied in.
+    was asked, for provenance.json; `documents` (the report) are copied in; `scores`: the measured KL of
+    each unit in each format, for what is mapped to other formats.
 
     Raises:
         UsageError: the checkpoint is not one, or `out_dir` exists and `force` is not given.
@@ -59,7 +62,7 @@ def write_bundle(
     """
     _check(out_dir, checkpoint, force)
     context = BundleContext(
-        checkpoint, model, hardware, plan, units, report, serving, task_name, dict(inputs or {})
+        checkpoint, model, hardware, plan, units, report, serving, task_name, dict(inputs or {}), scores or {}
     )
     partial = out_dir.with_name(out_dir.name + ".partial")
     try:

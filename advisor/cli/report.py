@@ -162,7 +162,7 @@ def _show_validation(found: ValidationReport) -> None:
     out.print(rows)
     _show_generations(found)
     for gate in found.gates:
-        out.print(f"{'pass' if gate.passed else 'FAIL'}: {gate.name}: {gate.reason}", markup=False)
+        out.print(f"{gate.mark}: {gate.name}: {gate.reason}", markup=False)
     out.print(f"verdict: {'passed' if found.passed else 'FAILED'}")
     for note in found.notes:
         out.print(f"note: {note}", markup=False)

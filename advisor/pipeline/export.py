@@ -7,6 +7,7 @@ from pathlib import Path
 
 from advisor.pipeline.facts import Facts
 from advisor.pipeline.inputs import RunInputs
+from advisor.pipeline.search import measured_scores
 from advisor.pipeline.stage import StageContext, run_stage, versions
 from advisor.pipeline.validate import load_validation, measuring_spec
 from profiles.errors import EnvironmentProblem
@@ -44,6 +45,7 @@ def export(
             task_name=facts.task.name,
             inputs=asked(inputs),
             documents=reported(stage),
+            scores=measured_scores(stage.workspace),
             force=True,
         )
         verdict = "" if report.passed else " (for inspection: the validation FAILED)"

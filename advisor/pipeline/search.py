@@ -16,6 +16,7 @@ from profiles.errors import UsageError
 if TYPE_CHECKING:
     from profiles.tasks.schema import TaskProfile
     from tuners.search.schema import SearchResult, SearchSettings, SearchSpec
+    from tuners.solver import Scores
 
 OUTPUTS = ("search.json", "plan.yaml", "sensitivity.json", "front.json", "input_scales.npz")
 
@@ -154,3 +155,13 @@ def load_search(workspace: Workspace) -> SearchResult:
             got=str(exc).splitlines()[0],
             next_step=f"advisor tune MODEL --run {workspace.root} finishes it",
         ) from exc
+
+
+def measured_scores(workspace: Workspace) -> Scores:
+    """Measured KL of every unit in every format, as the search left it; empty where nothing was measured."""
+    from tuners.sensitivity.table import KL, SensitivityTable
+
+    path = workspace.path("sensitivity.json")
+    if not path.exists():
+        return {}
+    return SensitivityTable.model_validate_json(path.read_text(encoding="utf-8")).scores(KL)

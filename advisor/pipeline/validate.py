@@ -37,6 +37,7 @@ def validate(
     context: StageContext, inputs: RunInputs, facts: Facts, plan: PrecisionPlan, *, resume: bool = True
 ) -> ValidationReport:
     """Measure both checkpoints and compare; validation.json. A failed gate is a result, not an error."""
+    from tuners.validate.accuracy import ACCEPTED_LOSS
     from tuners.validate.report import compare
     from tuners.validate.schema import EngineMeasurement
 
@@ -96,6 +97,7 @@ def validate(
             device=facts.hardware.device,
             predicted=promised,
             floor=facts.task.quality_floor_ppl_ratio,
+            accepted_loss=ACCEPTED_LOSS[facts.task.prior],
             tp=inputs.serving.tensor_parallel_size,
         )
         write_json(workspace.path("validation.json"), report)
@@ -112,7 +114,7 @@ def validate(
             )
         failed = [g.name for g in report.gates if not g.passed]
         for gate in report.gates:
-            level = "info" if gate.passed else "error"
+            level = {"pass": "info", "open": "warning"}.get(gate.mark, "error")
             stage.emit(Message(stage="validate", level=level, text=f"{gate.name}: {gate.reason}"))
         return f"{len(report.gates)} gates passed" if report.passed else "FAILED: " + ", ".join(failed)
 
@@ -211,6 +213,7 @@ def measure_spec(
     """What one child is asked; both get the same windows, prompts and serving arguments."""
     from tuners.search.schema import SearchSettings
     from tuners.validate.measure import MeasureSpec
+    from tuners.validate.questions import CPU_ITEM_TOKENS, questions_of
 
     name = "original" if is_reference else "quantized"
     settings = SearchSettings()
@@ -221,6 +224,8 @@ def measure_spec(
         evaluate_ids=evaluation_ids(workspace),
         evaluate_counted=counted_tokens(workspace),
         prompts=facts.task.splits.prompts,
+        questions=questions_of(facts.task),
+        item_tokens=CPU_ITEM_TOKENS if facts.hardware.device.kind is DeviceKind.CPU else None,
         eval_tokens=inputs.eval_tokens or settings.seq_len * settings.evaluate_sequences,
         seq_len=settings.seq_len,
         reference_path=str(workspace.path("validation", "reference.npz").resolve()),

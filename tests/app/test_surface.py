@@ -73,7 +73,7 @@ SURFACE: dict[str, set[str]] = {
     "recover": {"--steps", "--offline", "--yes", "-y", "--dry-run", "--json", "--quiet", "-q"},
     "validate": STAGE,
     "export": STAGE,
-    "gguf": {"--run", "--out", "--json", "--quiet", "-q"},
+    "gguf": {"--run", "--out", "--measure", "--json", "--quiet", "-q"},
     "report": {"--run", "--html", "--markdown", "--json"},
     "demo": {
         "--budget", "--trials", "--seed", "--through", "--run", "--resume", "--no-resume", "--json",

@@ -7,6 +7,7 @@ probing loader. Method names start with `advisor_`: vLLM refuses names that its 
 from __future__ import annotations
 
 import resource
+from pathlib import Path
 from typing import Any
 
 from tuners.engine.loader import LOAD_FORMAT, RECORD
@@ -40,6 +41,35 @@ class WorkerProbe:
     def advisor_bytes(self) -> dict[str, int]:
         """Module -> bytes of its parameters before kernels repacked them (loader.RECORD)."""
         return dict(getattr(self.model_runner.get_model(), RECORD, {}))
+
+    def advisor_watch(self, modules: dict[str, str]) -> None:
+        """Keep inputs and outputs of the modules (unit name -> module name) from now on."""
+        self._watched: dict[str, tuple[list[Any], list[Any]]] = {name: ([], []) for name in modules}
+        model = self.model_runner.get_model()
+
+        def keep(name: str, args: Any, out: Any) -> None:
+            inputs, outputs = self._watched[name]
+            inputs.append(args[0].detach().float().cpu())
+            outputs.append((out[0] if isinstance(out, tuple) else out).detach().float().cpu())
+
+        self._handles = [
+            model.get_submodule(module).register_forward_hook(
+                lambda _m, args, out, name=name: keep(name, args, out)
+            )
+            for name, module in modules.items()
+        ]
+
+    def advisor_watched(self, folder: str) -> None:
+        """Write what was kept as `<unit>.in.npy` and `<unit>.out.npy` (rows, features), and stop keeping."""
+        import numpy as np
+        import torch
+
+        for handle in self._handles:
+            handle.remove()
+        for name, sides in self._watched.items():
+            for side, rows in zip(("in", "out"), sides, strict=True):
+                np.save(Path(folder, f"{name}.{side}.npy"), torch.cat(rows).numpy())
+        self._watched.clear()
 
     def advisor_memory(self) -> dict[str, int]:
         """Bytes of the KV cache tensors, and the peak resident memory of this worker."""

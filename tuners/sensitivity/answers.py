@@ -23,7 +23,7 @@ def fisher_row(
     is the quadratic form of the Fisher information, whose half is the KL to second order (Amari);
     positions are taken as independent.
     """
-    seen = _backward(host, ids, weights, rng)
+    seen = backward(host, ids, weights, rng)
     tokens = float(counted_tokens(ids[None], None if weights is None else weights[None])[0])
     out: dict[tuple[str, str], float] = {}
     for unit in host.units.values():
@@ -41,7 +41,8 @@ def fisher_row(
     return out
 
 
-def _backward(host: ModelHost, ids: Tensor, weights: Tensor | None, rng: torch.Generator) -> Seen:
+def backward(host: ModelHost, ids: Tensor, weights: Tensor | None, rng: torch.Generator) -> Seen:
+    """One pass forward and backward over `ids` (tokens,) with a random projection of the counted logits."""
     forward: dict[str, tuple[Tensor, Tensor]] = {}
     grads: dict[str, Tensor] = {}
     handles = []

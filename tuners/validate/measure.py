@@ -21,9 +21,11 @@ from tuners.child import peak_rss_bytes
 from tuners.engine.arguments import engine_arguments, measuring_environment
 from tuners.engine.dtype import cpu_dtype
 from tuners.events import Emit, Message, Progress, Ticker
+from tuners.validate.answering import answer_items
 from tuners.validate.checks import prompt_ids, run_checks
 from tuners.validate.distributions import TopK, from_prompt_logprobs, top1_agreement, truncated_kl
 from tuners.validate.load import measure_load
+from tuners.validate.questions import CPU_ITEM_TOKENS, Question
 from tuners.validate.schema import EngineMeasurement
 from tuners.validate.speed import Speed, measure_speed
 from tuners.validate.windows import cut_windows, windows_key
@@ -36,7 +38,8 @@ class MeasureSpec(Contract):
 
     `evaluate_ids` gives the windows themselves, for comparing with numbers of the search on the very
     same tokens; without it they are cut from `evaluate_texts`. `evaluate_counted` says for each of their
-    tokens whether the next one counts (the answer's do); without it all do.
+    tokens whether the next one counts (the answer's do); without it all do. `item_tokens` bounds the work
+    of the task's `questions` (None: all are asked).
     """
 
     checkpoint: str
@@ -45,6 +48,8 @@ class MeasureSpec(Contract):
     evaluate_ids: tuple[tuple[int, ...], ...] = ()
     evaluate_counted: tuple[tuple[bool, ...], ...] = ()
     prompts: tuple[str, ...] = ()
+    questions: tuple[Question, ...] = ()
+    item_tokens: int | None = Field(default=CPU_ITEM_TOKENS, ge=1)
     eval_tokens: int = Field(default=2048, ge=1)
     seq_len: int = Field(default=512, ge=2)
     top_k: int = Field(default=64, ge=1)
@@ -59,7 +64,7 @@ class MeasureSpec(Contract):
 
 
 @dataclass
-class _Engine:
+class Engine:
     """A started vLLM with what was asked of it."""
 
     llm: Any
@@ -68,26 +73,40 @@ class _Engine:
 
     @property
     def cache(self) -> Any:
+        """vLLM's cache configuration, filled in when it started."""
         return self.llm.llm_engine.vllm_config.cache_config
 
     @property
     def max_model_len(self) -> int:
+        """Context in tokens."""
         return int(self.llm.llm_engine.vllm_config.model_config.max_model_len)
 
     @property
     def max_num_seqs(self) -> int:
+        """Requests that run at once."""
         return int(self.llm.llm_engine.vllm_config.scheduler_config.max_num_seqs)
 
 
 def measure(spec: MeasureSpec, emit: Emit) -> EngineMeasurement:
     """Start the engine on the checkpoint and measure everything that validation compares."""
     emit(Progress(stage=STAGE, done=0, text=f"starting vLLM on {spec.checkpoint}"))
-    engine = _start(spec)
+    engine = start_engine(spec)
     emit(Message(stage=STAGE, text=f"engine started in {engine.load_seconds:.0f} s"))
     tokenizer = engine.llm.get_tokenizer()
     top = _evaluate(engine, spec, _windows(spec, tokenizer), emit)
     kl, top1 = _against_reference(spec, top)
     generations = _generate(engine, spec, tokenizer, emit)
+    emit(Progress(stage=STAGE, done=0, text="answering the task's items"))
+    answered = answer_items(
+        engine.llm,
+        tokenizer,
+        spec.questions,
+        budget=spec.item_tokens,
+        max_model_len=engine.max_model_len,
+        emit=emit,
+        stage=STAGE,
+        seed=spec.seed,
+    )
     emit(Progress(stage=STAGE, done=0, text="measuring speed"))
     speed = measure_speed(
         engine.llm,
@@ -114,14 +133,19 @@ def measure(spec: MeasureSpec, emit: Emit) -> EngineMeasurement:
         seed=spec.seed,
     )
     found = _read_out(engine, spec, top, kl, top1, generations, speed).model_copy(
-        update={"checks": checks, "load": load}
+        update={"checks": checks, "load": load, "task": answered}
     )
     if spec.out_path:
         _write(found, Path(spec.out_path))
     return found
 
 
-def _start(spec: MeasureSpec) -> _Engine:
+def start_engine(spec: MeasureSpec) -> Engine:
+    """vLLM on the checkpoint, with the probing loader and the worker's extension.
+
+    Raises:
+        RunFailed: it did not start; the message has its own last words.
+    """
     started = time.monotonic()
     on_cpu = _on_cpu()
     for name, value in measuring_environment(spec.serving, spec.checkpoint, on_cpu=on_cpu).items():
@@ -155,7 +179,7 @@ def _start(spec: MeasureSpec) -> _Engine:
             "--kv-cache-memory-bytes, --max-model-len or --max-num-seqs",
         ) from exc
     vocab_size = int(llm.llm_engine.vllm_config.model_config.get_vocab_size())
-    return _Engine(llm, time.monotonic() - started, vocab_size)
+    return Engine(llm, time.monotonic() - started, vocab_size)
 
 
 def _on_cpu() -> bool:
@@ -189,7 +213,7 @@ def _windows(spec: MeasureSpec, tokenizer: Any) -> list[list[int]]:
     )
 
 
-def _evaluate(engine: _Engine, spec: MeasureSpec, windows: list[list[int]], emit: Emit) -> TopK:
+def _evaluate(engine: Engine, spec: MeasureSpec, windows: list[list[int]], emit: Emit) -> TopK:
     from vllm import SamplingParams
 
     longest = max(map(len, windows))
@@ -237,7 +261,7 @@ def _against_reference(spec: MeasureSpec, top: TopK) -> tuple[float | None, floa
     return truncated_kl(reference, top), top1_agreement(reference, top)
 
 
-def _generate(engine: _Engine, spec: MeasureSpec, tokenizer: Any, emit: Emit) -> tuple[str, ...]:
+def _generate(engine: Engine, spec: MeasureSpec, tokenizer: Any, emit: Emit) -> tuple[str, ...]:
     """Greedy answers, through the chat template where there is one."""
     from vllm import SamplingParams
 
@@ -251,7 +275,7 @@ def _generate(engine: _Engine, spec: MeasureSpec, tokenizer: Any, emit: Emit) ->
 
 
 def _read_out(
-    engine: _Engine,
+    engine: Engine,
     spec: MeasureSpec,
     top: TopK,
     kl: float | None,

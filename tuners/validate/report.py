@@ -10,9 +10,17 @@ from profiles.formats import get_format
 from profiles.formats.kernels import kernel_support
 from profiles.hardware.schema import Device
 from tuners.plan import ROW_PARALLEL_ROLES, PrecisionPlan, Unit
+from tuners.validate.accuracy import ACCEPTED_LOSS, accuracy_gate, accuracy_line, judge
 from tuners.validate.behaviour import behaviour_gates, load_lines
 from tuners.validate.generations import degenerate_count, more_by_chance
-from tuners.validate.schema import EngineMeasurement, Gate, Line, Predictions, ValidationReport
+from tuners.validate.schema import (
+    EngineMeasurement,
+    Gate,
+    Line,
+    Predictions,
+    TaskAccuracy,
+    ValidationReport,
+)
 
 MEMORY_TOLERANCE = 0.01
 """Weights bytes and KV tokens are arithmetic: 1 % leaves room for alignment alone."""
@@ -42,9 +50,11 @@ def compare(
     device: Device,
     predicted: Predictions,
     floor: float,
+    accepted_loss: float = ACCEPTED_LOSS["high"],
     tp: int = 1,
 ) -> ValidationReport:
-    """The report. `floor` is the largest accepted ratio of quantized to original perplexity.
+    """The report. `floor` is the largest accepted ratio of quantized to original perplexity,
+    `accepted_loss` the share of the original's score on the task's items that may be lost.
 
     Raises:
         UsageError: a floor that is not a positive number, or measurements that cannot be compared.
@@ -58,13 +68,18 @@ def compare(
     _check_comparable(original, quantized)
     mismatches = kernel_mismatches(quantized, plan, units, device, tp=tp)
     ratio = quantized.perplexity / original.perplexity
+    task = _judged(original, quantized, accepted_loss)
     lines = (
         *_memory_lines(quantized, predicted),
         *_quality_lines(original, quantized, predicted, ratio, floor),
+        *([accuracy_line(task)] if task else []),
         *_speed_lines(original, quantized, predicted),
         *load_lines(original, quantized),
     )
-    gates = tuple(_gates(original, quantized, lines, mismatches, len(units), ratio, floor))
+    gates = (
+        *_gates(original, quantized, lines, mismatches, len(units), ratio, floor),
+        *([accuracy_gate(task)] if task else []),
+    )
     return ValidationReport(
         passed=all(g.passed for g in gates),
         gates=gates,
@@ -73,6 +88,7 @@ def compare(
         original=original,
         quantized=quantized,
         plan_key=plan.key,
+        task=task,
         notes=tuple(_notes(quantized, predicted)),
     )
 
@@ -109,6 +125,14 @@ def engine_module(unit_name: str, modules: dict[str, str]) -> str | None:
     tail = "." + unit_name.removeprefix("model.")
     found = [m for m in modules if m.endswith(tail)]
     return found[0] if len(found) == 1 else None
+
+
+def _judged(
+    original: EngineMeasurement, quantized: EngineMeasurement, accepted_loss: float
+) -> TaskAccuracy | None:
+    if original.task is None or quantized.task is None:
+        return None
+    return judge(original.task, quantized.task, accepted_loss)
 
 
 def _check_comparable(original: EngineMeasurement, quantized: EngineMeasurement) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from profiles.provenance import Contract
 
 
@@ -16,6 +18,48 @@ class EngineChecks(Contract):
     chat_template_sha256: str | None
     long_tokens: int
     long_ok: bool
+
+
+class TaskAnswers(Contract):
+    """The task's items in one engine: `items` are their places in the task, `key` hashes what was asked.
+
+    `scores` lie between 0 and 1, None where the scorer itself failed; `chance` is what guessing would score;
+    `answers` are empty where an item is scored without writing.
+    """
+
+    items: tuple[int, ...]
+    key: str
+    shots: int
+    scorers: tuple[str, ...]
+    chance: float
+    scores: tuple[float | None, ...]
+    answers: tuple[str, ...]
+    seconds: float
+
+
+class TaskAccuracy(Contract):
+    """Both checkpoints' scores on the same items. Intervals are of 95 %; `mcnemar` is the exact one-sided
+    chance (None where scores are not right or wrong); `accepted_loss` in score points; `items_needed` tells
+    how many items would show a loss of that size."""
+
+    items: int
+    unscored: int
+    shots: int
+    scorers: tuple[str, ...]
+    chance: float
+    original: float
+    original_interval: tuple[float, float]
+    quantized: float
+    quantized_interval: tuple[float, float]
+    difference: float
+    interval: tuple[float, float]
+    lost: int
+    gained: int
+    mcnemar: float | None
+    accepted_loss: float
+    verdict: Literal["kept", "lost", "cannot tell"]
+    items_needed: int | None
+    reason: str
 
 
 class LoadPoint(Contract):
@@ -60,6 +104,7 @@ class EngineMeasurement(Contract):
     itl_ms: float = 0.0
     checks: EngineChecks | None = None
     load: tuple[LoadPoint, ...] = ()
+    task: TaskAnswers | None = None
     log_path: str | None = None
 
 
@@ -76,11 +121,18 @@ class Line(Contract):
 
 
 class Gate(Contract):
-    """One condition of the verdict, with the reason in words."""
+    """One condition of the verdict, with the reason in words. `conclusive` False: what was measured is not
+    enough to tell, which stops nothing and is no proof either."""
 
     name: str
     passed: bool
     reason: str
+    conclusive: bool = True
+
+    @property
+    def mark(self) -> str:
+        """In a list of gates."""
+        return "FAIL" if not self.passed else "pass" if self.conclusive else "open"
 
 
 class ValidationReport(Contract):
@@ -93,6 +145,7 @@ class ValidationReport(Contract):
     original: EngineMeasurement
     quantized: EngineMeasurement
     plan_key: str
+    task: TaskAccuracy | None = None
     notes: tuple[str, ...] = ()
 
 

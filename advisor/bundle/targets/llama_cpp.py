@@ -8,11 +8,13 @@ the tensor's name, the first match wins (llama.cpp src/llama-quant.cpp); pattern
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from advisor.bundle.context import BundleContext
 from advisor.bundle.targets.registry import Refused, Rendered
 from profiles.formats import get_format
-from tuners.plan import UnitLinear
+from tuners.plan import PrecisionPlan, Unit, UnitLinear
+from tuners.solver import Scores
 
 SUPER_BLOCK = 256
 """Inputs of a k-quant super-block (ggml QK_K): rows must be whole ones."""
@@ -20,8 +22,8 @@ SUPER_BLOCK = 256
 BLOCK = 32
 """Inputs of a block of Q4_0 and Q8_0 (ggml QK4_0, QK8_0)."""
 
-BITS = {"q4_k": 4.5, "q4_0": 4.5, "q8_0": 8.5, "bf16": 16.0}
-"""Bits per weight, scales included (ggml block sizes: 144 B / 256, 18 B / 32, 34 B / 32)."""
+BITS = {"q4_k": 4.5, "q4_0": 4.5, "q6_k": 6.5625, "q8_0": 8.5, "bf16": 16.0}
+"""Bits per weight, scales included (ggml block sizes: 144 B / 256, 18 B / 32, 210 B / 256, 34 B / 32)."""
 
 NAMES = {
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
@@ -68,15 +70,45 @@ def gguf_type(format_name: str, linear: UnitLinear) -> str:
     return "q4_k" if linear.in_features % SUPER_BLOCK == 0 else "q4_0"
 
 
-def tensor_types(context: BundleContext) -> dict[str, str]:
-    """GGUF tensor name -> type, for every unit."""
-    if any(m.copies > 1 for u in context.units for m in u.linears):
+def tensor_types(
+    architecture: str, units: Sequence[Unit], plan: PrecisionPlan, scores: Scores | None = None
+) -> dict[str, str]:
+    """GGUF tensor name -> type, for every unit.
+
+    llama.cpp's types are wider than the plan's formats (q8_0 has 8.5 bits). Where `scores` (the measured KL
+    of each unit in each format) say what bits are worth, 8-bit units become q6_k, the least sensitive first,
+    until the file is no larger than the plan or none is left whose rows q6_k can store.
+
+    Raises:
+        Refused: a unit that llama.cpp has no name or no type for.
+    """
+    if any(m.copies > 1 for u in units for m in u.linears):
         raise Refused("experts are one stacked tensor in GGUF, and this plan names them one by one")
-    return {
-        tensor_name(context.model.architecture, m.name): gguf_type(context.plan.formats[u.name], m)
-        for u in context.units
-        for m in u.linears
-    }
+    types = {m.name: gguf_type(plan.formats[u.name], m) for u in units for m in u.linears}
+    if scores:
+        _fit(types, units, plan, scores)
+    return {tensor_name(architecture, name): kind for name, kind in types.items()}
+
+
+def _fit(types: dict[str, str], units: Sequence[Unit], plan: PrecisionPlan, scores: Scores) -> None:
+    """q6_k for q8_0 in `types`, by what the measured KL of the narrowest format says per weight."""
+    sizes = {m.name: m.in_features * m.out_features for u in units for m in u.linears}
+    excess = sum(BITS[types[n]] * count for n, count in sizes.items()) - 8 * plan.bytes_of(units)
+
+    def sensitivity(unit: Unit) -> float:
+        return max(scores[unit.name].values()) / unit.numel
+
+    narrow = [
+        u for u in units
+        if u.name in scores and scores[u.name]
+        and all(types[m.name] == "q8_0" and m.in_features % SUPER_BLOCK == 0 for m in u.linears)
+    ]  # fmt: skip
+    for unit in sorted(narrow, key=sensitivity):
+        if excess <= 0:
+            return
+        for linear in unit.linears:
+            types[linear.name] = "q6_k"
+            excess -= (BITS["q8_0"] - BITS["q6_k"]) * sizes[linear.name]
 
 
 def quantize_sh(context: BundleContext, types: dict[str, str]) -> str:
@@ -113,6 +145,10 @@ def notes(context: BundleContext, types: dict[str, str]) -> tuple[str, ...]:
         "types have block scales of their own",
         "quality was validated in vLLM for another rounding: measure the GGUF before it serves",
     ]
+    if "q6_k" in types.values():
+        count = list(types.values()).count("q6_k")
+        out.append(f"q6_k for {count} 8-bit tensors, the least sensitive by the measured KL: q8_0 is wider "
+                   "than the plan's 8 bits")  # fmt: skip
     if "q4_0" in types.values():
         out.append(f"q4_0 where rows are not whole super-blocks of {SUPER_BLOCK} (q4_k cannot store them)")
     families = {get_format(f).family for f in context.plan.formats.values()}
@@ -125,7 +161,7 @@ def notes(context: BundleContext, types: dict[str, str]) -> tuple[str, ...]:
 
 def render(context: BundleContext) -> Rendered:
     """quantize.sh and the Modelfile."""
-    types = tensor_types(context)
+    types = tensor_types(context.model.architecture, context.units, context.plan, context.scores)
     files = {
         "llama.cpp/quantize.sh": quantize_sh(context, types),
         "llama.cpp/Modelfile": modelfile(context),

@@ -144,7 +144,10 @@ A gate that fails is a result: the verdict says which and why, and the bundle re
         for gate in (g for g in report.gates if not g.passed):
             out.append(f"\n✗ {gate.name}", style="bold red")
             out.append(f": {gate.reason}", style="red")
-        good = [g for g in report.gates if g.passed]
+        for gate in (g for g in report.gates if g.mark == "open"):
+            out.append(f"\n? {gate.name}", style="yellow")
+            out.append(f": {gate.reason}")
+        good = [g for g in report.gates if g.mark == "pass"]
         if self.has_class("-narrow") and good:
             out.append(f"\n✓ {', '.join(g.name for g in good)}", style="green")
         else:
