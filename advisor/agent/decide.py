@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from advisor.agent.diagnose import Cause, best_attempt, diagnose, failed_gates
+from advisor.agent.groups import Wider
+from advisor.agent.layers import corrected, outliers, worst_in_words
 from advisor.agent.replan import estimated_ratio, exact_plan, in_words, promotions, smallest_plan, without
 from advisor.agent.schema import Action, Attempt, Decision, Limits, Outcome, Settings, Status
 from tuners.plan import PrecisionPlan, Unit
@@ -22,8 +24,9 @@ the exact additive plan by 0 to 5 % of the KL; three times that is worth a try, 
 MARGIN = 0.85
 """Aim below the floor by this factor of log(floor): the estimate is first-order."""
 
-GENERATION_TARGET = 0.7
-"""Share of the present loss to aim at when answers degenerate: no floor says how much is needed."""
+QUALITY_TARGET = 0.7
+"""Share of the present loss to aim at when answers degenerate or the task's score is lost: no floor says how
+much is needed."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Situation:
     scores: Scores
     attempts: tuple[Attempt, ...]
     model_id: str = ""
+    wider: Wider | None = None
+    table: Scores = field(default_factory=dict)  # the scores before the engine's outputs corrected them
 
     @property
     def last(self) -> Attempt:
@@ -68,11 +73,13 @@ def decide(now: Situation) -> Decision:
             now, "not reached", f"{len(now.attempts)} attempts were allowed and none passed ({cause.value})",
             "the same command with more --attempts goes on",
         )  # fmt: skip
+    if now.last.outcome.blamed:
+        now = replace(now, table=now.scores, scores=corrected(now.scores, now.last.outcome.blamed))
     match cause:
         case Cause.FLOOR:
             return _floor(now)
-        case Cause.GENERATIONS:
-            return _better(now, GENERATION_TARGET, cause.value)
+        case Cause.ACCURACY | Cause.GENERATIONS:
+            return _better(now, QUALITY_TARGET, cause.value)
         case Cause.KERNELS:
             return _reformat(now)
         case Cause.AGREEMENT:
@@ -127,9 +134,51 @@ def _better(now: Situation, share: float, why: str, gap: float = 1.0) -> Decisio
         small = _small_step(now, why, gap)
         if small is not None:
             return small
+    if gap <= SMALL_GAP or budget >= now.limits.max_budget_bytes:
+        other = _groups(now, why, plan) or _wider_cache(now, why, plan)
+        if other is not None:
+            return other
     if budget < now.limits.max_budget_bytes:
         return _grow(now, share, why, plan, here)
     return _out_of_means(now, share, why, gap, here)
+
+
+def _groups(now: Situation, why: str, plan: PrecisionPlan) -> Decision | None:
+    """Smaller INT4 groups where they are worth their scales, once, within the same budget."""
+    if now.wider is None or now.done(Action.GROUP):
+        return None
+    settings = now.last.decision.settings
+    scores = {
+        unit: {**row, **now.scores.get(unit, {})} for unit, row in now.wider.scores.items()
+    }  # measured and corrected values stay, what is new is estimated
+    found = exact_plan(now.wider.units, scores, settings.budget_bytes, "other groups", now.model_id)
+    here, there = predicted_loss(plan.formats, scores), predicted_loss(found.formats, scores)
+    if found.key in now.tried or there >= here * (1 - GAIN):
+        return None
+    changed = [u for u, f in found.formats.items() if f != plan.formats[u]]
+    finer = [
+        u for u in changed if found.formats[u] not in now.scores.get(u, {}) and found.formats[u] != "BF16"
+    ]
+    if not finer:
+        return None
+    return _next(
+        now, Action.GROUP,
+        f"{why}; smaller groups for {len(finer)} INT4 units within the same budget: {1 - there / here:.0%} "
+        "less loss, estimated (measured KL times the ratio of the weights' rounding errors)",
+        tuple(f"{u}: {plan.formats[u]} -> {found.formats[u]}" for u in finer[:4]), settings, found,
+    )  # fmt: skip
+
+
+def _wider_cache(now: Situation, why: str, plan: PrecisionPlan) -> Decision | None:
+    """A KV cache that was asked in few bits, in the model's own dtype: once, if the user's context allows."""
+    settings = now.last.decision.settings
+    if settings.kv_cache_dtype == "auto" or "auto" not in now.limits.kv_dtypes or now.done(Action.KV_DTYPE):
+        return None
+    return _next(
+        now, Action.KV_DTYPE, f"{why}; the KV cache in the model's own dtype instead of "
+        f"{settings.kv_cache_dtype}, which the budget for weights does not pay", (),
+        settings.model_copy(update={"kv_cache_dtype": "auto"}), _with_kv(plan, "auto"),
+    )  # fmt: skip
 
 
 def _small_step(now: Situation, why: str, gap: float) -> Decision | None:
@@ -223,8 +272,20 @@ def _reformat(now: Situation) -> Decision:
 
 
 def _agreement(now: Situation) -> Decision:
-    """Torch and engine differ: the checkpoint is made again with more calibration, once."""
+    """Torch and engine differ: units that the engine computes worse get other formats; without such units
+    the checkpoint is made again with more calibration, once."""
     settings, plan = now.last.decision.settings, now.last.outcome.plan
+    odd = outliers(now.table, now.last.outcome.blamed)
+    if odd and plan is not None:
+        other = exact_plan(
+            now.units, now.scores, settings.budget_bytes, "exact, engine's scores", now.model_id
+        )
+        if other.key not in now.tried:
+            return _next(
+                now, Action.PROMOTE, f"{Cause.AGREEMENT.value}: {len(odd)} units cost more in the engine than "
+                "in torch; a plan by what the engine showed, within the budget",
+                in_words(promotions(now.units, now.scores, plan, other)), settings, other,
+            )  # fmt: skip
     more = min(now.limits.max_calibration_samples, settings.calibration_samples * 4)
     if now.done(Action.CALIBRATION) or more <= settings.calibration_samples or plan is None:
         return _stop(
@@ -244,7 +305,7 @@ def _memory(now: Situation) -> Decision:
     error = now.last.outcome.error or {}
     said = (str(error.get("got") or error.get("what") or ""),)
     for dtype in now.limits.kv_dtypes:
-        if settings.kv_cache_dtype == "auto":
+        if dtype != "auto" and settings.kv_cache_dtype == "auto":
             changed = settings.model_copy(update={"kv_cache_dtype": dtype})
             return _next(now, Action.KV_DTYPE, f"{Cause.MEMORY.value}; a cache in {dtype} takes half", said,
                          changed, _with_kv(plan, dtype))  # fmt: skip
@@ -274,9 +335,10 @@ def _next(
     settings: Settings,
     plan: PrecisionPlan | None,
 ) -> Decision:
+    blamed = worst_in_words(now.table, now.last.outcome.blamed) if now.attempts else ()
     return Decision(
-        number=len(now.attempts) + 1, action=action, reason=reason, evidence=evidence, settings=settings,
-        plan=plan,
+        number=len(now.attempts) + 1, action=action, reason=reason, evidence=(*evidence, *blamed),
+        settings=settings, plan=plan,
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ class Cause(StrEnum):
     PREDICTION = "the measured memory is not what was predicted"
     AGREEMENT = "the engine disagrees with the search"
     FLOOR = "the quality floor is missed"
+    ACCURACY = "the task's own score is lost"
     GENERATIONS = "answers do not end, are empty or endless repetition"
     OTHER = "a gate failed"
     NONE = "every gate passed"
@@ -37,6 +38,7 @@ _BY_GATE = {
     "KV cache tokens": Cause.PREDICTION,
     "engine agrees with the search": Cause.AGREEMENT,
     "quality floor": Cause.FLOOR,
+    "task accuracy": Cause.ACCURACY,
     "generations": Cause.GENERATIONS,
     "chat template and stop token": Cause.GENERATIONS,
 }

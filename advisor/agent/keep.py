@@ -12,6 +12,7 @@ FILES = (
     "plan.yaml",
     "quantize.json",
     "validation.json",
+    "blame.json",
     "validation/quantized.json",
     "validation/quantized.stamp",
     "stages/quantize.json",

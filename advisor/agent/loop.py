@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from advisor.agent import keep
 from advisor.agent.decide import Situation, decide
-from advisor.agent.diagnose import best_attempt
+from advisor.agent.diagnose import best_attempt, diagnose
+from advisor.agent.groups import Wider, wider_menu
 from advisor.agent.journal import DECISIONS, DecisionLog
+from advisor.agent.layers import COMPARED, compare_layers
 from advisor.agent.schema import Action, AgentVerdict, Attempt, Decision, Limits, Outcome, Settings
-from advisor.pipeline.facts import Facts
+from advisor.pipeline.facts import Facts, save_facts
 from advisor.pipeline.inputs import RunInputs, save_inputs
 from advisor.pipeline.stage import StageContext
 from advisor.workspace import write_json, write_text
@@ -18,6 +20,7 @@ from tuners.events import Message
 from tuners.plan import PrecisionPlan
 
 if TYPE_CHECKING:
+    from tuners.solver import Scores
     from tuners.validate.schema import ValidationReport
 
 VERDICT = "verdict.json"
@@ -52,14 +55,18 @@ def run_agent(
     )  # fmt: skip
     for attempt in attempts:
         _say(context, attempt.decision, "earlier: ")
+    wider: Wider | None = None
     while True:
         scores = measured_scores(workspace) if attempts else {}
-        decision = decide(Situation(limits, start, facts.units, scores, attempts, facts.model.model_id))
+        wider = wider or _wider(inputs, facts, scores, attempts)
+        situation = Situation(limits, start, facts.units, scores, attempts, facts.model.model_id, wider)
+        decision = decide(situation)
         log.decided(decision)
         _say(context, decision)
         if decision.action is Action.STOP:
             break
         outcome = _carry_out(context, inputs, facts, decision, attempts, resume=resume)
+        outcome = _compared(context, inputs, facts, decision, outcome, limits)
         log.measured(decision.number, outcome)
         attempts = (*attempts, Attempt(decision=decision, outcome=outcome))
     return _finish(context, inputs, facts, limits, decision, attempts)
@@ -103,6 +110,9 @@ def _carry_out(
             latency.latency(context, now, facts, resume=resume)
             found = search.search(context, now, facts, decision.settings.budget_bytes, resume=resume)
             plan = found.best.plan
+        if decision.action is Action.GROUP:
+            facts = _with_options(facts, plan)
+            save_facts(context.workspace, facts)
         quantize.check_plan(plan, facts)
         if decision.action is Action.TRIALS:
             same = [a.outcome for a in attempts if a.outcome.plan and a.outcome.plan.key == plan.key]
@@ -120,6 +130,43 @@ def _carry_out(
     best = best_attempt((*attempts, Attempt(decision=decision, outcome=outcome)))
     keep.forget_checkpoints(context.workspace, but=best.decision.number if best else None)
     return outcome
+
+
+def _wider(inputs: RunInputs, facts: Facts, scores: Scores, attempts: tuple[Attempt, ...]) -> Wider | None:
+    """Smaller groups, looked for once something was missed; a checkpoint that cannot be read offers none."""
+    if not scores or not attempts or diagnose(attempts[-1].outcome) not in COMPARED:
+        return None
+    try:
+        return wider_menu(inputs, facts, scores)
+    except AdvisorError:
+        return None
+
+
+def _with_options(facts: Facts, plan: PrecisionPlan) -> Facts:
+    """The facts with the plan's formats among the options of their units: a smaller group is none of the
+    run's menu, and was checked against the engine's kernels when it was offered."""
+    units = tuple(
+        u if plan.formats.get(u.name, "BF16") in u.options
+        else u.model_copy(update={"options": (*u.options, plan.formats[u.name])})
+        for u in facts.units
+    )  # fmt: skip
+    return facts.model_copy(update={"units": units})
+
+
+def _compared(
+    context: StageContext,
+    inputs: RunInputs,
+    facts: Facts,
+    decision: Decision,
+    outcome: Outcome,
+    limits: Limits,
+) -> Outcome:
+    """The outcome with the units to blame, where that can help to decide what comes next."""
+    last = decision.number >= limits.attempts or limits.floor < 1 or outcome.repeated
+    if last or outcome.plan is None or diagnose(outcome) not in COMPARED:
+        return outcome
+    found = compare_layers(context, changed_inputs(inputs, decision.settings), facts, outcome.plan)
+    return outcome.model_copy(update={"blamed": found})
 
 
 def outcome_of(report: ValidationReport, plan: PrecisionPlan, facts: Facts) -> Outcome:
@@ -155,6 +202,7 @@ def _finish(
         if best.decision.number != attempts[-1].decision.number or attempts[-1].outcome.repeated:
             keep.restore(context.workspace, best.decision.number)
         now = changed_inputs(inputs, best.decision.settings)
+        facts = _with_options(facts, best.outcome.plan)
         bundle = str(export.export(context, now, facts, best.outcome.plan))
     verdict = AgentVerdict(
         status=decision.status, passed=accepted, reason=decision.reason,

@@ -84,12 +84,14 @@ def limits_of(
         attempts=attempts,
         max_trials=inputs.trials * 2 if max_trials is None else max_trials,
         max_calibration_samples=max(64, inputs.calibration_samples),
-        kv_dtypes=other_kv_dtypes(facts.hardware.device),
+        kv_dtypes=other_kv_dtypes(facts.hardware.device, inputs.serving.kv_cache_dtype),
         min_context=min_context,
     )
 
 
-def other_kv_dtypes(device: Device) -> tuple[str, ...]:
-    """Cache dtypes besides the model's own that the device computes natively."""
+def other_kv_dtypes(device: Device, asked: str = "auto") -> tuple[str, ...]:
+    """Cache dtypes besides the one asked for that the device computes natively; "auto" is the model's own."""
+    if asked != "auto":
+        return ("auto",)
     native = device.kind is DeviceKind.CUDA and device.sm is not None and device.sm >= FP8_KV_SM
     return ("fp8",) if native else ()

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from profiles.provenance import Contract
 from tuners.plan import PrecisionPlan
+from tuners.validate.blame import UnitBlame
 from tuners.validate.schema import Gate
 
 
@@ -20,6 +21,7 @@ class Action(StrEnum):
     REFORMAT = "reformat"  # other formats for the units whose kernel was another than planned
     TRIALS = "trials"  # go on with the search
     CALIBRATION = "calibration"  # the same plan, quantized with more calibration text
+    GROUP = "group"  # smaller groups for the INT4 units that need them, within the same budget
     BUDGET = "budget"  # a larger budget, within what the user allowed
     KV_DTYPE = "kv_dtype"
     CONTEXT = "context"
@@ -53,7 +55,8 @@ class Settings(Contract):
 class Outcome(Contract):
     """What an attempt measured. `ratio`: perplexity over the original's, in the engine; None: not reached.
 
-    `error` holds the parts of the error that ended the attempt; `repeated`: the plan was measured before.
+    `error` holds the parts of the error that ended the attempt; `repeated`: the plan was measured before;
+    `blamed`: what each unit cost, by its outputs in the engine against the original's in torch.
     """
 
     plan: PrecisionPlan | None
@@ -66,6 +69,7 @@ class Outcome(Contract):
     mismatched: tuple[str, ...] = ()  # units on another kernel than planned
     error: dict[str, str | int | None] | None = None
     repeated: bool = False
+    blamed: tuple[UnitBlame, ...] = ()
 
 
 Status = Literal["accepted", "impossible", "not reached", "unrepairable"]
