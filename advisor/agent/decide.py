@@ -282,8 +282,8 @@ def _agreement(now: Situation) -> Decision:
         )
         if other.key not in now.tried:
             return _next(
-                now, Action.PROMOTE, f"{Cause.AGREEMENT.value}: {len(odd)} units cost more in the engine than "
-                "in torch; a plan by what the engine showed, within the budget",
+                now, Action.PROMOTE, f"{Cause.AGREEMENT.value}: {len(odd)} units cost more in the engine "
+                "than in torch; a plan by what the engine showed, within the budget",
                 in_words(promotions(now.units, now.scores, plan, other)), settings, other,
             )  # fmt: skip
     more = min(now.limits.max_calibration_samples, settings.calibration_samples * 4)

@@ -7,6 +7,7 @@ from pathlib import Path
 from advisor.pipeline.facts import FACT_FILES, Facts, checkpoint_stamp, device_stamp, gather, save_facts
 from advisor.pipeline.inputs import RunInputs
 from advisor.pipeline.stage import StageContext, run_stage
+from advisor.pipeline.tokenizer import check_tokenizer
 from advisor.workspace import fingerprint, require_space
 from profiles.errors import EnvironmentProblem, UsageError
 from tuners.events import Message
@@ -21,6 +22,7 @@ def profile(context: StageContext, inputs: RunInputs, *, resume: bool = True) ->
     if facts.model.path is None:
         fetch_weights(context, inputs, facts)
         facts = gather(inputs)
+    check_tokenizer(facts.model)
     stamp = {
         "identity": inputs.identity(),
         "checkpoint": checkpoint_stamp(facts.model),

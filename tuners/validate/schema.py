@@ -63,12 +63,16 @@ class TaskAccuracy(Contract):
 
 
 class LoadPoint(Contract):
-    """Medians over `concurrency` requests that were given at once."""
+    """Medians (and 99th percentiles) over `requests`, of which `concurrency` ran at any time."""
 
     concurrency: int
     ttft_ms: float
     itl_ms: float
     output_tokens_s: float
+    requests: int = 0
+    failed: int = 0
+    ttft_p99_ms: float = 0.0
+    itl_p99_ms: float = 0.0
 
 
 class EngineMeasurement(Contract):
