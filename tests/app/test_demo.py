@@ -20,6 +20,7 @@ from tests.conftest import EFFORT, DemoRun, advisor
 
 pytestmark = pytest.mark.engine
 
+REQUESTS = 200
 START_S = 300
 """Longest wait for the server on a busy machine; it takes half a minute on an idle one."""
 
@@ -97,19 +98,22 @@ def test_the_bundle_answers_chat_requests_side_by_side(server: Server) -> None:
 
     client = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
 
-    def ask(number: int) -> str:
+    def ask(number: int, tokens: int = 3) -> str:
         reply = client.chat.completions.create(
             model=server.model,
             messages=[{"role": "user", "content": f"What is {number} plus {number}?"}],
-            max_tokens=8,
+            max_tokens=tokens,
             temperature=0,
         )
+        assert reply.usage is not None
+        assert 1 <= reply.usage.completion_tokens <= tokens
         return reply.choices[0].message.content or ""
 
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(ask, range(24)))
+        answers = list(pool.map(ask, range(REQUESTS)))  # an error raises
+    assert len(answers) == REQUESTS
     assert all(answers)
-    assert ask(7) == ask(7)
+    assert ask(7, 8) == ask(7, 8)
 
 
 def test_the_server_stops_cleanly(server: Server) -> None:

@@ -80,6 +80,7 @@ class Trial:
         self.source = read_source(spec.model_path, spec.units)
         self.key = fingerprint(spec, self.source)
         self.right: dict[str, str] = {}
+        self.older: dict[str, str] = {}
         self.tally = self.out.parent / "tally"
 
     def write(self, number: int, after_s: float | None = None) -> tuple[int, float]:
@@ -117,7 +118,7 @@ class Trial:
             whole = False
         if taken:
             return "whole" if whole else "TAKEN FOR GOOD BUT NOT WHOLE"
-        return "older" if (self.out / MARKER).exists() and not whole else "A FOLDER THAT IS NO CHECKPOINT"
+        return "older" if self.older and digest(self.out) == self.older else "A FOLDER THAT IS NO CHECKPOINT"
 
 
 def main(spec: QuantizeSpec) -> dict[str, Any]:
@@ -139,7 +140,32 @@ def main(spec: QuantizeSpec) -> dict[str, Any]:
         if number < 0 or number > operations - 12 or place % 8 == 0:
             resumed = trial.write(-1)[0] == 0 and trial.state() == "whole" and len(_beside(trial)) == 0
         found.append((f"operation {number}" if after_s is None else f"{after_s:.2f} s", code, state, resumed))
-    return {"operations": operations, "seconds": seconds, "found": found}
+    return {
+        "operations": operations,
+        "seconds": seconds,
+        "found": found,
+        "replaced": replaced(trial, operations),
+    }
+
+
+def replaced(trial: Trial, operations: int) -> list[tuple[int, str, bool]]:
+    """The same where an older checkpoint is replaced: killed before each of the last operations."""
+    other, kept = Trial(trial.spec.model_copy(update={"seed": 1})), trial.out.parent / "kept"
+    trial.clear()
+    assert other.write(-1)[0] == 0
+    trial.older = digest(trial.out)
+    trial.out.rename(kept)
+    found = []
+    for number in range(operations - 4, operations + 40):
+        trial.clear()
+        shutil.copytree(kept, trial.out)
+        code, _ = trial.write(number)
+        if code == 0:
+            return found  # there is no such operation
+        state = trial.state()
+        resumed = trial.write(-1)[0] == 0 and trial.state() == "whole" and not _beside(trial)
+        found.append((number, state, resumed))
+    return found
 
 
 def _beside(trial: Trial) -> list[str]:

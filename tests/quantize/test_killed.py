@@ -43,3 +43,11 @@ def test_killed_before_every_file_operation(tiny: Path, tmp_path: Path) -> None:
     states = [state for _, _, state, _ in by_operation]
     assert states == sorted(states)
     assert states.count("absent") > 0.9 * len(states)
+
+    # an older checkpoint stays whole until the new one takes its name
+    replaced = answer["replaced"]
+    assert len(replaced) > 4
+    assert {state for _, state, _ in replaced} <= {"older", "absent", "whole"}
+    assert replaced[0][1] == "older"
+    assert replaced[-1][1] == "whole"
+    assert all(resumed for _, _, resumed in replaced)

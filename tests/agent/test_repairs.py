@@ -1,0 +1,181 @@
+"""What the loop tries besides bytes: blamed units, smaller groups, another cache dtype."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from advisor.agent.decide import Situation, decide
+from advisor.agent.diagnose import Cause, diagnose
+from advisor.agent.groups import Wider, wider_menu
+from advisor.agent.layers import OUTLIER, corrected, outliers, worst_in_words
+from advisor.agent.schema import Action, Outcome
+from advisor.pipeline.facts import Facts
+from advisor.pipeline.inputs import RunInputs
+from profiles.models.reader import read_model
+from profiles.tasks import load_task
+from tests.agent.test_decide import (
+    COUNT,
+    INT4,
+    INT8,
+    SCORES,
+    attempt,
+    int4,
+    limits,
+    settings,
+    situation,
+    units,
+)
+from tests.app.tiny import write_tiny
+from tests.validate.examples import cpu_device, hardware
+from tuners.plan import uniform
+from tuners.solver import predicted_loss
+from tuners.units import build_units, fixed_bytes
+from tuners.validate.blame import UnitBlame
+from tuners.validate.schema import Gate
+
+
+def blamed(**odd: float) -> tuple[UnitBlame, ...]:
+    """Every unit as torch expects it, except those named: as many times more."""
+    return tuple(
+        UnitBlame(unit=f"u{i}", format="W4A16_G64", error=0.09, drift=0.2,
+                  kl=2 * SCORES[f"u{i}"]["W4A16_G64"] * odd.get(f"u{i}", 1.0))
+        for i in range(COUNT)
+    )  # fmt: skip
+
+
+def test_healthy_units_leave_the_scores_as_they_are() -> None:
+    assert outliers(SCORES, blamed()) == {}
+    assert corrected(SCORES, blamed()) == SCORES
+    assert outliers(SCORES, ()) == {}
+    lines = worst_in_words(SCORES, blamed())
+    assert "u11 in W4A16_G64" in lines[1]  # the costliest first
+    assert "error 9.0%" in lines[1]
+
+
+def test_a_unit_that_the_engine_computes_worse_is_found_and_raised() -> None:
+    found = outliers(SCORES, blamed(u2=3 * OUTLIER))
+    assert list(found) == ["u2"]
+    raised = corrected(SCORES, blamed(u2=3 * OUTLIER))
+    assert raised["u2"]["W4A16_G64"] == pytest.approx(SCORES["u2"]["W4A16_G64"] * found["u2"])
+    assert raised["u2"]["W8A8"] == SCORES["u2"]["W8A8"]
+    assert raised["u3"] == SCORES["u3"]
+    assert "times what torch lets expect" in worst_in_words(SCORES, blamed(u2=3 * OUTLIER))[1]
+
+
+def test_a_missed_floor_promotes_what_the_engine_showed_within_the_budget() -> None:
+    """The exact plan of the table was measured; the engine's outputs say that u2 was the one to promote."""
+    from advisor.agent.replan import exact_plan
+
+    budget = INT4 + (INT8 - INT4) // COUNT  # one unit more
+    now = settings(budget_bytes=budget)
+    first = exact_plan(units(), SCORES, budget, "exact additive")
+    assert first.formats["u2"] == "W4A16_G64"
+    healthy = attempt(1, first, 1.3, failed=("quality floor",), now=now)
+    assert (
+        decide(Situation(limits(budget_bytes=budget), now, units(), SCORES, (healthy,))).action is Action.STOP
+    )
+
+    odd = attempt(1, first, 1.3, failed=("quality floor",), now=now, blamed=blamed(u2=40.0))
+    found = decide(Situation(limits(budget_bytes=budget), now, units(), SCORES, (odd,)))
+    assert found.action is Action.PROMOTE
+    assert found.plan is not None
+    assert found.plan.formats["u2"] == "W8A8"
+    assert found.plan.bytes_of(units()) <= budget
+    assert any("u2" in line and "times" in line for line in found.evidence)
+
+
+def test_engine_and_torch_disagree_because_of_named_units() -> None:
+    odd = attempt(1, int4(), 1.2, failed=("engine agrees with the search",), blamed=blamed(u2=40.0),
+                  now=settings(budget_bytes=INT8),
+                  gates=(Gate(name="engine agrees with the search", passed=False, reason="x"),))  # fmt: skip
+    assert diagnose(odd.outcome) is Cause.AGREEMENT
+    found = decide(situation(odd))
+    assert found.action is Action.PROMOTE
+    assert "1 units cost more in the engine" in found.reason
+
+
+def test_a_lost_score_is_repaired_like_a_missed_floor() -> None:
+    gate = Gate(name="task accuracy", passed=False, reason="lost")
+    lost = attempt(1, int4(), 1.01, failed=("task accuracy",), gates=(gate,))
+    assert diagnose(lost.outcome) is Cause.ACCURACY
+    assert decide(situation(lost, max_budget_bytes=INT8)).action is Action.BUDGET
+    open_gate = Gate(name="task accuracy", passed=True, conclusive=False, reason="cannot tell")
+    assert diagnose(Outcome(plan=int4(), passed=True, gates=(open_gate,))) is Cause.NONE
+
+
+def wider() -> Wider:
+    """u6 to u11 may have groups of 32 at six tenths of the loss."""
+    more = tuple(
+        u.model_copy(update={"options": (*u.options, "W4A16_G32")}) if int(u.name[1:]) >= 6 else u
+        for u in units()
+    )
+    scores = {
+        name: {**row, "W4A16_G32": 0.6 * row["W4A16_G64"]} if int(name[1:]) >= 6 else dict(row)
+        for name, row in SCORES.items()
+    }
+    return Wider(more, scores)
+
+
+def test_smaller_groups_are_tried_once_within_the_budget() -> None:
+    budget = INT4 + (INT8 - INT4) // (3 * COUNT)  # room for scales, not for a unit in 8 bits
+    now = settings(budget_bytes=budget)
+    missed = attempt(1, int4(), 1.3, failed=("quality floor",), now=now)
+    at = Situation(
+        limits(budget_bytes=budget, max_budget_bytes=budget), now, units(), SCORES, (missed,), "", wider()
+    )
+    found = decide(at)
+    assert found.action is Action.GROUP
+    assert found.plan is not None
+    finer = [u for u, f in found.plan.formats.items() if f == "W4A16_G32"]
+    assert finer
+    assert all(int(u[1:]) >= 6 for u in finer)
+    assert found.plan.bytes_of(units()) <= budget
+    assert predicted_loss(found.plan.formats, wider().scores) < predicted_loss(int4().formats, SCORES)
+    assert "estimated" in found.reason
+
+    again = attempt(2, found.plan, 1.25, failed=("quality floor",), now=now, action=Action.GROUP)
+    end = decide(Situation(at.limits, now, units(), SCORES, (missed, again), "", wider()))
+    assert (end.action, end.status) == (Action.STOP, "not reached")
+
+
+def test_a_cache_in_few_bits_is_widened_once_when_quality_is_missed() -> None:
+    now = settings(kv_cache_dtype="fp8")
+    missed = attempt(1, int4(), 1.3, failed=("quality floor",), now=now)
+    found = decide(Situation(limits(kv_dtypes=("auto",)), now, units(), SCORES, (missed,)))
+    assert (found.action, found.settings.kv_cache_dtype) == (Action.KV_DTYPE, "auto")
+    assert found.plan is not None
+    assert found.plan.kv_cache_dtype == "auto"
+    # and where that does not fit there is no way back and forth
+    error = {"what": "the engine stopped", "got": "ValueError: No available memory for the cache blocks."}
+    full = attempt(2, int4(), None, action=Action.KV_DTYPE, now=found.settings, error=error, gates=())
+    end = decide(Situation(limits(kv_dtypes=("auto",)), now, units(), SCORES, (missed, full)))
+    assert end.action is Action.STOP
+
+
+def test_the_wider_menu_is_estimated_from_the_weights(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "tiny")
+    rng = np.random.default_rng(0)
+    weights = folder / "model.safetensors"
+    raw = bytearray(weights.read_bytes())
+    length = int.from_bytes(raw[:8], "little")
+    values = (rng.standard_normal((len(raw) - 8 - length) // 2) * 0.02).astype(np.float32).view(
+        np.uint32
+    ) >> 16
+    raw[8 + length :] = values.astype(np.uint16).tobytes()
+    weights.write_bytes(raw)
+    model = read_model(str(folder))
+    found: list[Any] = build_units(model, cpu_device(), formats=("W4A16_G128", "W8A8"))
+    facts = Facts(hardware=hardware(), model=model, task=load_task("generic"), units=tuple(found),
+                  fixed_bytes=fixed_bytes(model, found))  # fmt: skip
+    scores = {u.name: {"W4A16_G128": 0.01, "W8A8": 0.001} for u in found}
+    menu = wider_menu(RunInputs(model=str(folder), task="generic"), facts, scores)
+    assert menu is not None
+    for unit in menu.units:
+        row = menu.scores[unit.name]
+        assert {"W4A16_G32", "W4A16_G64"} <= set(unit.options)
+        assert 0.001 < row["W4A16_G32"] < row["W4A16_G64"] < row["W4A16_G128"] == 0.01
+    assert uniform(list(menu.units), "int8").formats == uniform(found, "int8").formats
