@@ -17,8 +17,8 @@ from tuners.plan import PrecisionPlan
 if TYPE_CHECKING:
     from tuners.gguf.measure import GgufMeasurement
 
-TOKENS, WINDOW = 2048, 128
-"""Held-out tokens, when the run left none of its own."""
+TOKENS, WINDOW = 1024, 128
+"""Held-out tokens that are measured: llama.cpp's portable CPU build reads tens of them a second here."""
 
 
 def plan_types(workspace: Workspace, facts: Facts, plan: PrecisionPlan) -> dict[str, str]:
@@ -47,23 +47,36 @@ def measured(workspace: Workspace, facts: Facts, path: str, emit: Emit) -> GgufM
 
     texts = facts.task.splits.evaluate[:8]
     encode = _encoder(Path(facts.model_path))
-    windows = evaluation_ids(workspace)
+    windows, counted = evaluation_ids(workspace), counted_tokens(workspace)
     own = bool(windows)
-    if not own:
+    if own:
+        shown = _enough(windows)
+        windows, counted = windows[:shown], counted[:shown]
+    else:
         from tuners.validate.windows import cut_windows
 
         cut = cut_windows(facts.task.splits.evaluate, encode, eval_tokens=TOKENS, seq_len=WINDOW)
-        windows = tuple(tuple(w) for w in cut)
+        windows, counted = tuple(tuple(w) for w in cut), ()
     spec = GgufMeasureSpec(
-        path=path, windows=windows, counted=counted_tokens(workspace) if own else (), texts=texts,
+        path=path, windows=windows, counted=counted, texts=texts,
         text_ids=tuple(tuple(encode(t)) for t in texts),
     )  # fmt: skip
     answer = run_child(
         "tuners.gguf.measure", spec, emit=emit, log_path=workspace.log_path("gguf"), stage="gguf"
     )
     found = GgufMeasurement.model_validate(answer)
-    before = _original_perplexity(workspace) if own else None
+    before = _original_perplexity(workspace, found.tokens) if own else None
     return found.model_copy(update={"ratio": found.perplexity / before}) if before else found
+
+
+def _enough(windows: tuple[tuple[int, ...], ...]) -> int:
+    """Windows that hold about as many tokens as are measured."""
+    tokens = 0
+    for count, window in enumerate(windows, 1):
+        tokens += len(window)
+        if tokens >= TOKENS:
+            return count
+    return len(windows)
 
 
 def _encoder(folder: Path) -> Callable[[str], list[int]]:
@@ -77,10 +90,12 @@ def _encoder(folder: Path) -> Callable[[str], list[int]]:
     return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def _original_perplexity(workspace: Workspace) -> float | None:
-    from tuners.validate.schema import EngineMeasurement
+def _original_perplexity(workspace: Workspace, tokens: int) -> float | None:
+    """The original's in vLLM over the first `tokens` counted tokens, when validation measured it."""
+    from tuners.validate.distributions import TopK
 
-    path = workspace.path("validation", "original.json")
+    path = workspace.path("validation", "reference.npz")
     if not path.exists():
         return None
-    return EngineMeasurement.model_validate_json(path.read_text(encoding="utf-8")).perplexity
+    found = TopK.load(path)
+    return found.only([i < tokens for i in range(len(found.target_logprobs))]).perplexity

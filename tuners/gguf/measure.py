@@ -93,10 +93,18 @@ def _loaded(spec: GgufMeasureSpec) -> tuple[Any, Any, str]:
             "no llama.cpp is installed to measure with",
             next_step="pip install 'precision-advisor[llamacpp]', or llama-perplexity -m FILE -f TEXT",
         ) from exc
+
+    class Model(llama_cpp.LlamaModel):  # type: ignore[misc, unused-ignore]
+        """With the size that cyllama 0.2.18's `get_logits_ith` asks its model for, and does not find."""
+
+        @property
+        def n_vocab(self) -> int:
+            return int(self.get_vocab().n_vocab)
+
     llama_cpp.llama_backend_init()
     longest = max(map(len, spec.windows))
     try:
-        model = llama_cpp.LlamaModel(path_model=spec.path, verbose=False)
+        model = Model(path_model=spec.path, verbose=False)
         params = llama_cpp.LlamaContextParams()
         params.n_ctx = params.n_batch = params.n_ubatch = longest
         params.n_threads = params.n_threads_batch = spec.threads or len(os.sched_getaffinity(0))
