@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from advisor.agent import keep
-from advisor.agent.decide import Situation, decide
+from advisor.agent.decide import decide
 from advisor.agent.diagnose import best_attempt, diagnose
 from advisor.agent.groups import Wider, wider_menu
 from advisor.agent.journal import DECISIONS, DecisionLog
 from advisor.agent.layers import COMPARED, compare_layers
 from advisor.agent.schema import Action, AgentVerdict, Attempt, Decision, Limits, Outcome, Settings
+from advisor.agent.situation import Situation
 from advisor.pipeline.facts import Facts, save_facts
 from advisor.pipeline.inputs import RunInputs, save_inputs
 from advisor.pipeline.stage import StageContext
@@ -52,6 +53,7 @@ def run_agent(
         budget_bytes=limits.budget_bytes, trials=inputs.trials,
         calibration_samples=inputs.calibration_samples,
         kv_cache_dtype=inputs.serving.kv_cache_dtype, context=inputs.serving.max_model_len,
+        methods=inputs.methods,
     )  # fmt: skip
     for attempt in attempts:
         _say(context, attempt.decision, "earlier: ")
@@ -87,6 +89,7 @@ def changed_inputs(inputs: RunInputs, settings: Settings) -> RunInputs:
             "trials": settings.trials,
             "calibration_samples": settings.calibration_samples,
             "serving": serving,
+            "methods": settings.methods,
         }
     )
 
@@ -110,8 +113,8 @@ def _carry_out(
             latency.latency(context, now, facts, resume=resume)
             found = search.search(context, now, facts, decision.settings.budget_bytes, resume=resume)
             plan = found.best.plan
-        if decision.action is Action.GROUP:
-            facts = _with_options(facts, plan)
+        if decision.plan is not None and (wider := _with_options(facts, plan)) != facts:
+            facts = wider
             save_facts(context.workspace, facts)
         quantize.check_plan(plan, facts)
         if decision.action is Action.TRIALS:

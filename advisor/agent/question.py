@@ -12,6 +12,10 @@ from profiles.errors import UsageError
 from profiles.hardware.schema import Device, DeviceKind
 from tuners.budget import parse_budget
 from tuners.plan import uniform
+from tuners.quantize.methods import Method
+
+OTHER_METHODS: tuple[Method, ...] = ("awq-gptq", "autoround")
+"""Ways to round INT4 besides the default (GPTQ), the quicker one first: `advisor quantize --method`."""
 
 FP8_KV_SM = 89
 """Compute capability from which FP8 is native; below, vLLM stores FP8 and computes in 16 bits."""
@@ -86,6 +90,7 @@ def limits_of(
         max_calibration_samples=max(64, inputs.calibration_samples),
         kv_dtypes=other_kv_dtypes(facts.hardware.device, inputs.serving.kv_cache_dtype),
         min_context=min_context,
+        methods=OTHER_METHODS,
     )
 
 

@@ -8,6 +8,9 @@ from collections.abc import Collection, Sequence
 from tuners.plan import PrecisionPlan, Unit
 from tuners.solver import Scores, predicted_loss, solve
 
+GAIN = 0.02
+"""A new plan in the same budget must promise this much less summed KL: scores are noisier than that."""
+
 SHOWN = 4
 """How many promoted units a reason names."""
 

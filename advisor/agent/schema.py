@@ -9,6 +9,7 @@ from pydantic import Field
 
 from profiles.provenance import Contract
 from tuners.plan import PrecisionPlan
+from tuners.quantize.methods import Method
 from tuners.validate.blame import UnitBlame
 from tuners.validate.schema import Gate
 
@@ -21,6 +22,8 @@ class Action(StrEnum):
     REFORMAT = "reformat"  # other formats for the units whose kernel was another than planned
     TRIALS = "trials"  # go on with the search
     CALIBRATION = "calibration"  # the same plan, quantized with more calibration text
+    RECOVER = "recover"  # the same plan, trained for some steps against the original
+    METHOD = "method"  # the same plan, its INT4 units rounded in another way
     GROUP = "group"  # smaller groups for the INT4 units that need them, within the same budget
     BUDGET = "budget"  # a larger budget, within what the user allowed
     KV_DTYPE = "kv_dtype"
@@ -40,6 +43,8 @@ class Limits(Contract):
     max_calibration_samples: int = Field(default=64, ge=1)
     kv_dtypes: tuple[str, ...] = ()  # other cache dtypes that the device runs
     min_context: int | None = None
+    methods: tuple[Method, ...] = ()  # other ways to round INT4 units, in the order in which they are tried
+    recover_steps: int = Field(default=0, ge=0)  # of training, where it may be tried
 
 
 class Settings(Contract):
@@ -50,6 +55,8 @@ class Settings(Contract):
     calibration_samples: int
     kv_cache_dtype: str = "auto"
     context: int | None = None
+    methods: dict[str, Method] = {}
+    recover_steps: int = 0
 
 
 class Outcome(Contract):

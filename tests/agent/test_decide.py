@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from advisor.agent.decide import Situation, decide
+from advisor.agent.decide import decide
 from advisor.agent.diagnose import Cause, best_attempt, diagnose
 from advisor.agent.replan import estimated_ratio, exact_plan, promotions, smallest_plan
 from advisor.agent.schema import Action, Attempt, Decision, Limits, Outcome, Settings
+from advisor.agent.situation import Situation
 from tuners.plan import PrecisionPlan, Unit, UnitLinear, uniform
 from tuners.solver import predicted_loss
 from tuners.validate.schema import Gate

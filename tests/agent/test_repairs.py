@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from advisor.agent.decide import Situation, decide
+from advisor.agent.decide import decide
 from advisor.agent.diagnose import Cause, diagnose
 from advisor.agent.groups import Wider, wider_menu
 from advisor.agent.layers import OUTLIER, corrected, outliers, worst_in_words
 from advisor.agent.schema import Action, Outcome
+from advisor.agent.situation import Situation
 from advisor.pipeline.facts import Facts
 from advisor.pipeline.inputs import RunInputs
 from profiles.models.reader import read_model
@@ -179,3 +180,44 @@ def test_the_wider_menu_is_estimated_from_the_weights(tmp_path: Path) -> None:
         assert {"W4A16_G32", "W4A16_G64"} <= set(unit.options)
         assert 0.001 < row["W4A16_G32"] < row["W4A16_G64"] < row["W4A16_G128"] == 0.01
     assert uniform(list(menu.units), "int8").formats == uniform(found, "int8").formats
+
+
+def test_a_small_gap_is_trained_then_rounded_in_other_ways_each_once() -> None:
+    """In this order: recovery, each other method, trials, calibration, and bytes at last."""
+    allowed = limits(methods=("awq-gptq", "autoround"), recover_steps=100, max_budget_bytes=INT8, attempts=9)
+    attempts = (attempt(1, int4(), 1.055, failed=("quality floor",)),)
+    seen = []
+    while True:
+        found = decide(Situation(allowed, settings(), units(), SCORES, attempts))
+        seen.append((found.action, found.settings.recover_steps, found.settings.methods.get("int4")))
+        if found.action in (Action.BUDGET, Action.STOP):
+            break
+        made = attempt(found.number, found.plan or int4(), 1.0551, failed=("quality floor",),
+                       action=found.action, now=found.settings)  # fmt: skip
+        attempts = (*attempts, made)
+    assert [action for action, _, _ in seen] == [
+        Action.RECOVER, Action.METHOD, Action.METHOD, Action.TRIALS, Action.CALIBRATION, Action.BUDGET,
+    ]  # fmt: skip
+    # what did not help is not kept: every attempt starts from the best one
+    assert [(steps, method) for _, steps, method in seen[:3]] == [
+        (100, None), (0, "awq-gptq"), (0, "autoround"),
+    ]  # fmt: skip
+
+
+def test_what_helped_is_kept() -> None:
+    allowed = limits(methods=("awq-gptq",), recover_steps=100, attempts=9)
+    missed = attempt(1, int4(), 1.06, failed=("quality floor",))
+    trained = attempt(2, int4(), 1.054, failed=("quality floor",), action=Action.RECOVER,
+                      now=settings(recover_steps=100))  # fmt: skip
+    found = decide(Situation(allowed, settings(), units(), SCORES, (missed, trained)))
+    assert (found.action, found.settings.recover_steps) == (Action.METHOD, 100)
+
+
+def test_a_large_gap_goes_to_bytes_first_and_to_the_rest_where_bytes_may_not_grow() -> None:
+    allowed = limits(methods=("awq-gptq",), recover_steps=100)
+    missed = attempt(1, int4(), 1.3, failed=("quality floor",))
+    grown = Situation(
+        allowed.model_copy(update={"max_budget_bytes": INT8}), settings(), units(), SCORES, (missed,)
+    )
+    assert decide(grown).action is Action.BUDGET
+    assert decide(Situation(allowed, settings(), units(), SCORES, (missed,))).action is Action.RECOVER
