@@ -93,7 +93,7 @@ def _floor(now: Situation) -> Decision:
 
 def _better(now: Situation, share: float, why: str, gap: float = 1.0) -> Decision:
     """Lower the loss to `share` of what it is, by the first means that is left."""
-    outcome, settings = now.last.outcome, now.last.decision.settings
+    outcome, settings = now.last.outcome, now.settings
     plan = outcome.plan
     assert plan is not None
     budget = settings.budget_bytes
@@ -117,7 +117,7 @@ def _better(now: Situation, share: float, why: str, gap: float = 1.0) -> Decisio
 
 def _grow(now: Situation, share: float, why: str, plan: PrecisionPlan, here: float) -> Decision:
     """The smallest larger budget that the estimate accepts, at most what the user allowed."""
-    settings = now.last.decision.settings
+    settings = now.settings
     larger = smallest_plan(
         now.units, now.scores, here * share, settings.budget_bytes, now.limits.max_budget_bytes,
         "promoted", now.model_id,

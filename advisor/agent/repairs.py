@@ -111,13 +111,13 @@ def wider_cache(now: Situation, why: str) -> Decision | None:
 
 def trials(now: Situation, why: str) -> Decision | None:
     """Go on with the search."""
-    settings = now.last.decision.settings
-    if settings.trials >= now.limits.max_trials or now.last.outcome.repeated:
+    known = max(a.decision.settings.trials for a in now.attempts)
+    if known >= now.limits.max_trials or now.last.outcome.repeated:
         return None
-    more = min(now.limits.max_trials, max(8, settings.trials * 2))
+    more = min(now.limits.max_trials, max(8, known * 2))
     return next_attempt(
-        now, Action.TRIALS, f"{why}; {more} trials instead of {settings.trials}", (),
-        settings.model_copy(update={"trials": more}), None,
+        now, Action.TRIALS, f"{why}; {more} trials instead of {known}", (),
+        now.settings.model_copy(update={"trials": more}), None,
     )  # fmt: skip
 
 

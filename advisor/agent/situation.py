@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from advisor.agent.diagnose import failed_gates
+from advisor.agent.diagnose import best_attempt, failed_gates
 from advisor.agent.groups import Wider
 from advisor.agent.layers import worst_in_words
 from advisor.agent.schema import Action, Attempt, Decision, Limits, Outcome, Settings, Status
@@ -30,6 +30,15 @@ class Situation:
     def last(self) -> Attempt:
         """The latest attempt."""
         return self.attempts[-1]
+
+    @property
+    def settings(self) -> Settings:
+        """The latest attempt's, with the way of quantizing that the best one had: what did not help goes."""
+        latest, best = self.last.decision.settings, best_attempt(self.attempts)
+        if best is None:
+            return latest
+        kept = ("methods", "recover_steps")
+        return latest.model_copy(update={name: getattr(best.decision.settings, name) for name in kept})
 
     @property
     def tried(self) -> set[str]:
