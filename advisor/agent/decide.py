@@ -40,7 +40,9 @@ def decide(now: Situation) -> Decision:
         )  # fmt: skip
     cause = diagnose(now.last.outcome)
     if cause is Cause.NONE:
-        return stop(now, "accepted", "every gate passed in the engine", "")
+        unsure = [g.name for g in now.last.outcome.gates if not g.conclusive]
+        words = f"; too little to tell: {', '.join(unsure)}" if unsure else ""
+        return stop(now, "accepted", f"every gate passed in the engine{words}", "")
     if len(now.attempts) >= now.limits.attempts:
         return stop(
             now, "not reached", f"{len(now.attempts)} attempts were allowed and none passed ({cause.value})",

@@ -9,7 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from advisor.bundle.context import HOST, PORT, BundleContext
-from tuners.validate.schema import EngineMeasurement
+from tuners.validate.schema import EngineMeasurement, TaskAccuracy
 
 MIB = 2**20
 
@@ -48,7 +48,7 @@ def _body(context: BundleContext) -> Iterator[str]:
         f"{context.hardware.device.name}, task `{context.task_name}`.\n"
     )
     yield "## Evaluation\n"
-    yield from _table(report.original, ran)
+    yield from _table(report.original, ran, report.task)
     yield f"\nHeld-out text, {ran.eval_tokens} tokens; speeds for one request at a time. KL is over the"
     yield "original's likeliest tokens and one bucket for the rest, a lower bound of the full KL.\n"
     yield "## Gates\n"
@@ -70,7 +70,9 @@ def _body(context: BundleContext) -> Iterator[str]:
     yield "what it was made from · `bundle.json` a hash per file"
 
 
-def _table(original: EngineMeasurement, quantized: EngineMeasurement) -> Iterator[str]:
+def _table(
+    original: EngineMeasurement, quantized: EngineMeasurement, task: TaskAccuracy | None
+) -> Iterator[str]:
     yield "| | original | quantized | ratio |\n|---|---:|---:|---:|"
     rows = (
         ("perplexity", original.perplexity, quantized.perplexity, ".3f"),
@@ -89,6 +91,12 @@ def _table(original: EngineMeasurement, quantized: EngineMeasurement) -> Iterato
     ):
         if value is not None:
             yield f"| {name} | | {value:.4f} | |"
+    if task is not None:
+        low, high = task.interval
+        yield (
+            f"| task score, {task.items} items | {task.original:.1%} | {task.quantized:.1%} | change "
+            f"{low * 100:+.1f} to {high * 100:+.1f} points (95 %) |"
+        )
 
 
 def _side_by_side(original: EngineMeasurement, quantized: EngineMeasurement) -> Iterator[str]:

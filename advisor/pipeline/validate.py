@@ -43,7 +43,7 @@ def validate(
     """Measure both checkpoints and compare; validation.json. A failed gate is a result, not an error."""
     from tuners.validate.accuracy import ACCEPTED_LOSS
     from tuners.validate.report import compare
-    from tuners.validate.schema import EngineMeasurement
+    from tuners.validate.schema import EngineMeasurement, gates_in_words
 
     check_machine(facts)
     workspace = context.workspace
@@ -123,11 +123,10 @@ def validate(
                     ok=line.ok,
                 )
             )
-        failed = [g.name for g in report.gates if not g.passed]
         for gate in report.gates:
             level = {"pass": "info", "open": "warning"}.get(gate.mark, "error")
             stage.emit(Message(stage="validate", level=level, text=f"{gate.name}: {gate.reason}"))
-        return f"{len(report.gates)} gates passed" if report.passed else "FAILED: " + ", ".join(failed)
+        return gates_in_words(report.gates)
 
     run_stage(
         context,

@@ -89,7 +89,10 @@ def _verdict(checked: ValidationReport | None) -> str:
     failed = [g.name for g in checked.gates if not g.passed]
     if failed:
         return f"FAILED in vLLM {checked.quantized.engine_version}: {', '.join(failed)}."
-    return f"All {len(checked.gates)} gates passed in vLLM {checked.quantized.engine_version}."
+    unsure = [g.name for g in checked.gates if not g.conclusive]
+    words = f" What was measured is too little to tell: {', '.join(unsure)}." if unsure else ""
+    passed = f"All {len(checked.gates)} gates passed" if not unsure else "No gate failed"
+    return f"{passed} in vLLM {checked.quantized.engine_version}.{words}"
 
 
 def _question(inputs: RunInputs) -> dict[str, str]:

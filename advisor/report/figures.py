@@ -95,6 +95,14 @@ def _validated(checked: ValidationReport | None) -> Iterator[Known]:
         "perplexity ratio in the engine", f"{ran.perplexity / before.perplexity:.4f}",
         f"{where}, {ran.eval_tokens:,} held-out tokens",
     )  # fmt: skip
+    task = checked.task
+    if task is not None:
+        low, high = task.quantized_interval
+        yield _measured(
+            "score on the task's items", f"{task.quantized:.1%} ({low:.1%} to {high:.1%})",
+            f"{where}, {task.items} held-out items, {', '.join(task.scorers)}, 95 % interval; the original "
+            f"{task.original:.1%}",
+        )  # fmt: skip
     yield _measured("load time of the checkpoint", f"{ran.load_seconds:.1f} s", where)
     yield _measured("peak memory of the engine's process", size(ran.peak_rss_bytes), where)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from profiles.provenance import Contract
@@ -137,6 +138,19 @@ class Gate(Contract):
     def mark(self) -> str:
         """In a list of gates."""
         return "FAIL" if not self.passed else "pass" if self.conclusive else "open"
+
+
+def gates_in_words(gates: Sequence[Gate]) -> str:
+    """How many passed, failed and could not be told; the last two by name."""
+    marks: dict[str, list[str]] = {"pass": [], "open": [], "FAIL": []}
+    for gate in gates:
+        marks[gate.mark].append(gate.name)
+    words = [f"{len(marks['pass'])} gates passed"]
+    if marks["FAIL"]:
+        words.insert(0, "FAILED: " + ", ".join(marks["FAIL"]))
+    if marks["open"]:
+        words.append("cannot be told: " + ", ".join(marks["open"]))
+    return "; ".join(words)
 
 
 class ValidationReport(Contract):
