@@ -51,8 +51,8 @@ def restore(workspace: Workspace, number: int) -> bool:
     with disk_errors(workspace.root):
         old, new = workspace.path("checkpoint"), workspace.path("checkpoint.restored")
         shutil.rmtree(new, ignore_errors=True)
-        # first what makes the stages fresh: killed halfway, they are run again and not believed
-        for name in FILES:
+        # first what makes the stages fresh, and last again: killed halfway, they are run anew, not believed
+        for name in reversed(FILES):
             workspace.path(name).unlink(missing_ok=True)
         if (source / "checkpoint").is_dir():
             shutil.copytree(source / "checkpoint", new, copy_function=_link)
@@ -60,8 +60,11 @@ def restore(workspace: Workspace, number: int) -> bool:
             os.replace(new, old)
         for name in FILES:
             if (source / name).exists():
-                workspace.path(name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(source / name, workspace.path(name))
+                target = workspace.path(name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                partial = target.with_name(target.name + ".partial")
+                shutil.copy2(source / name, partial)
+                os.replace(partial, target)
     return True
 
 

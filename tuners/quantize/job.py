@@ -202,14 +202,12 @@ def _publish(partial: Path, out: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+    old = out.with_name(out.name + ".old")
     if out.exists():
-        old = out.with_name(out.name + ".old")
         shutil.rmtree(old, ignore_errors=True)
         out.rename(old)
-        partial.rename(out)
-        shutil.rmtree(old)
-    else:
-        partial.rename(out)
+    partial.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 if __name__ == "__main__":
