@@ -72,7 +72,7 @@ def blame(spec: BlameSpec, emit: Emit) -> Blame:
     from tuners.model.host import ModelHost
 
     emit(Progress(stage=STAGE, done=0, text="loading the original in torch"))
-    units = [u for u in spec.units if u.name in set(spec.watched)]
+    units = [_as_fused(u) for u in spec.units if u.name in set(spec.watched)]
     host = ModelHost.load(spec.model_path, units, trust_remote_code=spec.trust_remote_code)
     windows = json.loads(Path(spec.folder, "windows.json").read_text(encoding="utf-8"))
     folds = _folds(host, units, windows["ids"], spec)
@@ -86,6 +86,20 @@ def blame(spec: BlameSpec, emit: Emit) -> Blame:
         tick(done, "windows in torch")
     rows = [found[u.name].row(u.name, spec.plan.formats[u.name]) for u in units]
     return Blame(tokens=at, units=tuple(sorted(rows, key=lambda r: -r.kl)))
+
+
+SHARDS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
+"""Order in which the engine puts the outputs of fused layers side by side (vLLM `packed_modules_mapping`)."""
+
+
+def _as_fused(unit: Unit) -> Unit:
+    """The unit with its linears in the engine's order, which need not be that of the checkpoint."""
+
+    def place(name: str) -> int:
+        last = name.rpartition(".")[2]
+        return SHARDS.index(last) if last in SHARDS else len(SHARDS)
+
+    return unit.model_copy(update={"linears": tuple(sorted(unit.linears, key=lambda m: place(m.name)))})
 
 
 class _Sums:

@@ -61,7 +61,8 @@ def _point(llm: Any, concurrency: int, vocab_size: int, seed: int) -> LoadPoint:
             found = asyncio.run(
                 benchmark(
                     task_type=TaskType.GENERATION, endpoint_type=BACKEND, api_url=_NO_SERVER,
-                    base_url=_NO_SERVER, model_id="", model_name="", tokenizer=None, input_requests=requests,
+                    base_url=_NO_SERVER, model_id="", model_name="", input_requests=requests,
+                    tokenizer=llm.get_tokenizer(),  # without one there are no figures of tokens
                     logprobs=None, request_rate=float("inf"), burstiness=1.0, disable_tqdm=True,
                     num_warmups=0, profile=False, selected_percentile_metrics=["ttft", "itl"],
                     selected_percentiles=[99.0], ignore_eos=True, goodput_config_dict={},
