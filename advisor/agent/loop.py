@@ -53,7 +53,7 @@ def run_agent(
         budget_bytes=limits.budget_bytes, trials=inputs.trials,
         calibration_samples=inputs.calibration_samples,
         kv_cache_dtype=inputs.serving.kv_cache_dtype, context=inputs.serving.max_model_len,
-        methods=inputs.methods,
+        methods=inputs.methods, recover_steps=inputs.recover_steps,
     )  # fmt: skip
     for attempt in attempts:
         _say(context, attempt.decision, "earlier: ")
@@ -90,6 +90,7 @@ def changed_inputs(inputs: RunInputs, settings: Settings) -> RunInputs:
             "calibration_samples": settings.calibration_samples,
             "serving": serving,
             "methods": settings.methods,
+            "recover_steps": settings.recover_steps,
         }
     )
 

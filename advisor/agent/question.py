@@ -17,6 +17,9 @@ from tuners.quantize.methods import Method
 OTHER_METHODS: tuple[Method, ...] = ("awq-gptq", "autoround")
 """Ways to round INT4 besides the default (GPTQ), the quicker one first: `advisor quantize --method`."""
 
+RECOVER_STEPS = 200
+"""Steps of training that a missed floor may cost, as `advisor recover` takes them."""
+
 FP8_KV_SM = 89
 """Compute capability from which FP8 is native; below, vLLM stores FP8 and computes in 16 bits."""
 
@@ -91,6 +94,7 @@ def limits_of(
         kv_dtypes=other_kv_dtypes(facts.hardware.device, inputs.serving.kv_cache_dtype),
         min_context=min_context,
         methods=OTHER_METHODS,
+        recover_steps=max(RECOVER_STEPS, inputs.recover_steps),
     )
 
 

@@ -49,11 +49,11 @@ def run(spec: QuantizeSpec, emit: Emit) -> QuantizeResult:
     out, partial = Path(spec.out_dir), spec.partial_dir
     key = fingerprint(spec, source)
     done = finished(out, key)
-    unrecovered = finished(out, fingerprint(spec.model_copy(update={"recover_steps": 0}), source))
     if done is not None and _sound(out, spec, source, emit):
         _forget(out)
         emit(StageFinished(stage=STAGE, title=TITLE, seconds=0, skipped=True, summary=f"{out} is up to date"))
         return done.model_copy(update={"skipped": True})
+    unrecovered = _unrecovered(out, spec, source, emit)
     _check_target(out, spec)
     _check_disk(out, spec, source)
     if partial.exists():
@@ -154,6 +154,14 @@ def _sound(out: Path, spec: QuantizeSpec, source: Source, emit: Emit) -> bool:
         emit(Message(stage=STAGE, level="warning", text=f"{out} was damaged and is written again: {exc}"))
         return False
     return True
+
+
+def _unrecovered(out: Path, spec: QuantizeSpec, source: Source, emit: Emit) -> QuantizeResult | None:
+    """A sound checkpoint of the same request before recovery, where recovery is what is asked."""
+    if not spec.recover_steps:
+        return None
+    found = finished(out, fingerprint(spec.model_copy(update={"recover_steps": 0}), source))
+    return found if found is not None and _sound(out, spec, source, emit) else None
 
 
 def _forget(out: Path) -> None:
