@@ -29,10 +29,6 @@ STAGE = "diagnose"
 PROBES = 4
 """Random projections of the logits per window: the estimate's variance falls with their number."""
 
-SNAP = 0.25
-"""A channel's factor this close (log2) to a power of two is that power: folded scales are powers of two, and
-what rounding did to a channel must not be taken for a scale."""
-
 
 class BlameSpec(Contract):
     """`folder` is what was captured; `powers_of_two` False where a method folds scales of any size (AWQ)."""
@@ -206,10 +202,9 @@ def _factor(dot: Tensor, square: Tensor, spec: BlameSpec) -> Tensor:
 
     factor = torch.where(square > 0, dot / square.clamp_min(1e-30), torch.ones_like(dot))
     log = factor.clamp_min(2.0**-14).log2()
-    if not spec.powers_of_two:
-        return torch.where(factor > 0, factor, torch.ones_like(factor))
-    near = (log - log.round()).abs() <= SNAP
-    return torch.where((factor > 0) & near, log.round().exp2(), torch.ones_like(factor))
+    if spec.powers_of_two:  # what rounding did to a channel must not be taken for a scale
+        factor = torch.where(factor > 0, log.round().exp2(), factor)
+    return torch.where(factor > 0, factor, torch.ones_like(factor))
 
 
 def _forward(host: ModelHost, units: list[Unit], ids: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
