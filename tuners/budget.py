@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from typing import Literal
 
 from profiles.errors import InfeasibleError, UsageError
 from profiles.provenance import Contract
@@ -117,6 +118,26 @@ def budget_within(text: str, *, weights: int, smallest: int, largest: int, fixed
         largest_bytes=largest,
         weights=weights,
     )
+
+
+def parse_memory(text: str) -> tuple[Literal["auto", "resident", "streamed"], int | None]:
+    """How a search holds the model (auto, resident, streamed) and the bytes that it may take, if given.
+
+    Raises:
+        UsageError: neither one of the words nor a size.
+    """
+    match text.strip().lower():
+        case "auto" | "resident" | "streamed" as word:
+            return word, None
+    found = _PATTERN.match(text)
+    if found is None or found[2].lower() not in _SIZES or float(found[1]) <= 0:
+        raise UsageError(
+            "not a memory limit",
+            got=text,
+            allowed="auto, resident, streamed, or a size (4GiB)",
+            next_step="--memory 4GiB",
+        )
+    return "auto", math.floor(float(found[1]) * _SIZES[found[2].lower()])
 
 
 def _mib(count: int) -> str:

@@ -202,10 +202,21 @@ def _error_class(name: str) -> type[AdvisorError]:
 
 
 def peak_rss_bytes() -> int:
-    """Peak resident memory of this process and of its ended children (getrusage, KiB on Linux)."""
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return max(own, children) * 1024
+    """Peak resident memory of this process and of its ended children.
+
+    Its own is VmHWM (proc(5)): getrusage starts with the peak of the process that this one was forked from.
+    """
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return max(own_peak_rss_bytes(), children)
+
+
+def own_peak_rss_bytes() -> int:
+    """Peak resident memory of this process since it was started."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        status = Path("/proc/self/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _die_with_parent() -> None:

@@ -86,6 +86,14 @@ def tune(
         Literal["auto", "estimated"],
         Parameter(name="--latency", help="Time layers with vLLM's kernels here (auto), or estimate."),
     ] = "auto",
+    memory: Annotated[
+        str,
+        Parameter(
+            name="--memory",
+            help="How the search holds the model: resident, streamed block by block, auto, or a size that it "
+            "may take (4GiB).",
+        ),
+    ] = "auto",
     through: Annotated[Through, Parameter(name="--through", help="The last stage to run.")] = "search",
     calibration_samples: Annotated[
         int, Parameter(name="--calibration-samples", help="Texts that calibrate the quantizer.")
@@ -109,8 +117,10 @@ def tune(
     """
     from advisor.cli.report import answer
     from advisor.cli.serving import serving_spec
+    from tuners.budget import parse_memory
 
     _check_goal(objective, max_kl, max_ms_per_token)
+    parse_memory(memory)  # a wrong one is refused before anything starts
     inputs = make_inputs(
         model=model,
         revision=revision,
@@ -129,6 +139,7 @@ def tune(
         max_kl=max_kl,
         max_ms_per_token=max_ms_per_token,
         latency=latency,
+        memory=memory,
         calibration_samples=calibration_samples,
         **weights.changes(),
         trust_remote_code=trust_remote_code,
@@ -219,11 +230,15 @@ def _dry_run(inputs: RunInputs, root: Path, *, json: bool) -> int:
     from advisor.cli.output import print_json, size
     from advisor.pipeline.facts import gather
     from advisor.pipeline.footprint import resolve_budget
+    from advisor.pipeline.search import search_memory_of
+    from tuners.search.memory import memory_text, require
 
     facts = gather(inputs)
     budget, origin = resolve_budget(facts, inputs)
     options = sum(len(u.options) - 1 for u in facts.units)
     original = sum(t.nbytes for t in facts.model.tensors)
+    memory = search_memory_of(inputs, facts)
+    require(memory)
     plan = {
         "run": str(root),
         "model": facts.model.model_id,
@@ -235,6 +250,7 @@ def _dry_run(inputs: RunInputs, root: Path, *, json: bool) -> int:
         "budget_bytes": budget.total_bytes,
         "bits_per_weight": budget.bits_per_weight,
         "budget_origin": origin,
+        "memory": memory.model_dump(mode="json"),
         "download_bytes": original if facts.model.path is None else 0,
     }
     if json:
@@ -244,6 +260,11 @@ def _dry_run(inputs: RunInputs, root: Path, *, json: bool) -> int:
     print(f"  model: {plan['model']}, {size(original)}, on {plan['device']}")
     print(f"  budget: {size(budget.total_bytes)}, {budget.bits_per_weight:.3f} bits per weight ({origin})")
     print(f"  {len(facts.units)} units, {options} sensitivity cells, {inputs.trials} trials")
+    print(f"  memory: {memory_text(memory)}")
+    print(
+        f"  disk: {size(memory.variants_disk_bytes)} for quantized variants in the cache"
+        + (f", {size(memory.scratch_disk_bytes)} for hidden states" if memory.scratch_disk_bytes else "")
+    )
     if facts.model.path is None:
         print(f"  would download {size(original)}")
     return 0

@@ -28,6 +28,7 @@ EFFORT = frozenset(
         "workers",
         "storage",
         "sensitivity",
+        "memory",
         "floor",
         "methods",
         "rounding_steps",
@@ -64,6 +65,7 @@ class RunInputs(Contract):
     workers: int = Field(default=1, ge=1)
     storage: str | None = None
     sensitivity: Literal["auto", "exact", "fast"] = "auto"
+    memory: str = "auto"  # or resident, streamed, or a size that the search may take
     calibration_samples: int = Field(default=16, ge=1)
     calibration_tokens: int = Field(default=256, ge=8)
     methods: dict[str, Method] = {}  # format, beginning of formats' names, family or * -> method

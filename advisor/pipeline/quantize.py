@@ -79,8 +79,10 @@ def check_plan(plan: PrecisionPlan, facts: Facts) -> None:
 
 def quantize_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, plan: PrecisionPlan) -> QuantizeSpec:
     """What the child is asked."""
+    from tuners.budget import parse_memory
     from tuners.quantize.schema import QuantizeSpec
 
+    memory, memory_bytes = parse_memory(inputs.memory)
     scales = workspace.path("input_scales.npz")
     found = scales.exists()
     splits = facts.task.splits
@@ -99,6 +101,8 @@ def quantize_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, plan: P
         seed=inputs.seed,
         trust_remote_code=inputs.trust_remote_code,
         overwrite=True,
+        memory=memory,
+        memory_bytes=memory_bytes,
         input_scales=str(scales.resolve()) if found else None,
         input_scales_digest=hashlib.sha256(scales.read_bytes()).hexdigest() if found else "",
     )
@@ -168,7 +172,10 @@ def quantize(
     check_plan(plan, facts)
     spec = quantize_spec(context.workspace, inputs, facts, plan)
     stamp = {
-        "spec": spec.model_dump(mode="json", exclude={"out_dir", "model_path", "input_scales", "held_out"}),
+        "spec": spec.model_dump(
+            mode="json",
+            exclude={"out_dir", "model_path", "input_scales", "held_out", "memory", "memory_bytes"},
+        ),
         "checkpoint": checkpoint_stamp(facts.model),
         "versions": versions(),
     }

@@ -15,7 +15,7 @@ from profiles.errors import UsageError
 
 if TYPE_CHECKING:
     from profiles.tasks.schema import TaskProfile
-    from tuners.search.schema import SearchResult, SearchSettings, SearchSpec
+    from tuners.search.schema import SearchMemory, SearchResult, SearchSettings, SearchSpec
     from tuners.solver import Scores
 
 OUTPUTS = ("search.json", "plan.yaml", "sensitivity.json", "front.json", "input_scales.npz")
@@ -40,14 +40,18 @@ LEAST_SEQUENCES = {
 
 def settings_for(inputs: RunInputs, task: TaskProfile, context: int) -> SearchSettings:
     """The search's settings: a task of longer sequences gets fewer of them, for about the same tokens."""
+    from tuners.budget import parse_memory
     from tuners.search.schema import SearchSettings
 
+    memory, memory_bytes = parse_memory(inputs.memory)
     base = SearchSettings(
         trials=inputs.trials,
         seed=inputs.seed,
         workers=inputs.workers,
         storage=inputs.storage,
         sensitivity=inputs.sensitivity,
+        memory=memory,
+        memory_bytes=memory_bytes,
     )
     seq_len = min(task.seq_len, max(context, base.seq_len))
     scale = base.seq_len / seq_len
@@ -86,6 +90,25 @@ def search_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, unit_budg
     )
 
 
+def search_memory_of(inputs: RunInputs, facts: Facts) -> SearchMemory:
+    """What the search will need in memory on this machine, and how it will hold the model."""
+    from profiles.hardware import probe
+    from profiles.hardware.host import host_memory
+    from profiles.hardware.schema import DeviceKind
+    from tuners.search.memory import search_memory
+
+    device = probe().device
+    on_gpu = device.kind is not DeviceKind.CPU
+    free = device.free_bytes if on_gpu and device.free_bytes is not None else None
+    return search_memory(
+        facts.model.tensors,
+        facts.units,
+        settings_for(inputs, facts.task, facts.model.max_position_embeddings),
+        int(free.value) if free is not None else host_memory().available_bytes,
+        on_gpu=on_gpu,
+    )
+
+
 def search(
     context: StageContext, inputs: RunInputs, facts: Facts, unit_budget_bytes: int, *, resume: bool = True
 ) -> SearchResult:
@@ -101,7 +124,7 @@ def search(
                 "model_path": True,
                 "cache_dir": True,
                 "task": True,
-                "settings": {"workers", "storage"},
+                "settings": {"workers", "storage", "memory", "memory_bytes"},
                 # times that decide nothing are only told: other ones need no new search
                 **({} if spec.goal.is_timed else {"goal": True, "latency": True, "experts_per_token": True}),
             },

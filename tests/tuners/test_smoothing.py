@@ -13,7 +13,7 @@ from profiles.formats import get_format
 from tests.tuners.conftest import sentences
 from tuners.model import smoothing
 from tuners.model.calibrate import build_variants
-from tuners.model.host import ModelHost
+from tuners.model.host import ModelHost, model_feed
 from tuners.model.inputs import rounding
 from tuners.model.variants import VariantStore, rtn
 from tuners.plan import Unit
@@ -93,7 +93,7 @@ def test_outliers_cost_int8_a_tenth_with_a_scale(host: ModelHost, ids: Tensor) -
     unit = host.units["model.layers.1.self_attn.qkv_proj"]
     producer = smoothing.absorber(host, unit)
     assert producer is not None
-    rows = smoothing.collect_rows(host, [unit], ids, 4)[unit.name]
+    rows = smoothing.collect_rows(host, [unit], model_feed(host, ids, 4))[unit.name]
     weights, fmt = [host.original[m.name] for m in unit.linears], get_format("W8A8")
     round_input = rounding(fmt.activations)
     assert round_input is not None

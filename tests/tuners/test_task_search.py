@@ -15,7 +15,7 @@ from tests.tuners.test_task_profile import task
 from tuners.budget import parse_budget
 from tuners.evaluate import Evaluator
 from tuners.model import calibrate
-from tuners.model.host import ModelHost
+from tuners.model.host import Feed, ModelHost
 from tuners.plan import Unit
 from tuners.search.job import run
 from tuners.search.schema import SearchSettings, SearchSpec
@@ -54,11 +54,9 @@ def test_answers_are_the_objective_and_held_out_items_are_for_the_report(
         start(self, host, store, ids, *rest, **more)  # type: ignore[arg-type]
         seen.setdefault(self.split, []).append(ids)
 
-    def watched_hessians(
-        host: ModelHost, units: list[Unit], ids: Tensor, batch_size: int
-    ) -> dict[str, Tensor]:
-        seen.setdefault("quantization", []).append(ids)
-        return hessians(host, units, ids, batch_size)
+    def watched_hessians(host: ModelHost, units: list[Unit], feed: Feed) -> dict[str, Tensor]:
+        seen.setdefault("quantization", []).append(feed.ids)
+        return hessians(host, units, feed)
 
     monkeypatch.setattr(Evaluator, "__init__", watched)
     monkeypatch.setattr(calibrate, "collect_hessians", watched_hessians)

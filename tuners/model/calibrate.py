@@ -11,12 +11,10 @@ from torch import Tensor
 from profiles.formats import CALIBRATED, Activations, get_format
 from tuners.events import Emit, StageFinished, StageStarted, Ticker
 from tuners.model import inputs, smoothing
-from tuners.model.host import ModelHost
+from tuners.model.host import BlockRun, Feed, ModelHost, model_feed
+from tuners.model.limits import HESSIAN_BYTES
 from tuners.model.variants import LinearVariant, VariantStore, gptq, rtn, rtn_all
 from tuners.plan import Unit
-
-HESSIAN_BYTES = 2 * 2**30
-"""Hessians held at once; more units than that are calibrated in further passes over the text."""
 
 ROWS_BYTES = 2**30
 """Inputs of units held at once while their scales are sought, likewise."""
@@ -47,34 +45,69 @@ def build_variants(
         )
     )
     ticker, done = Ticker(emit, "cache", len(missing)), 0
-    calibrated = dict.fromkeys(u.name for u, f in missing if store.activations(f) in CALIBRATED)
-    spans = input_spans(host, [host.units[n] for n in calibrated], ids, batch_size)
-    for unit, fmt, scale in _input_scales(host, store, missing, ids, batch_size):
-        by = 1.0 if scale is None else scale
-        rounded = rtn_all([host.original[m.name] * by for m in unit.linears], get_format(fmt))
-        names = [m.name for m in unit.linears]
-        store.put(unit.name, fmt, dict(zip(names, rounded, strict=True)), scale, spans.get(unit.name))
-        done += 1
-        ticker(done, f"{unit.name} {fmt} ({'RTN' if scale is None else 'input scale, RTN'})")
-    int4 = [(u, f) for u, f in missing if get_format(f).family == "int4"]
-    for chunk in _chunks(int4, hessian_bytes, lambda u: 4 * u.linears[0].in_features ** 2):
-        hessians = collect_hessians(host, [u for u, _ in chunk], ids, batch_size)
-        for batch in _same_shape(chunk):
-            _gptq_batch(host, store, batch, hessians, damping)
-            done += len(batch)
-            ticker(done, f"{batch[-1][0].name} {batch[-1][1]} (GPTQ)")
+    for part, feed, probe in _parts(host, missing, ids, batch_size):
+        for what in _build(host, store, part, feed, probe, damping=damping, hessian_bytes=hessian_bytes):
+            done += 1
+            ticker(done, what)
     emit(
         StageFinished(stage="cache", title="variants", seconds=time.monotonic() - start, skipped=not missing)
     )
     return len(missing)
 
 
+def _parts(
+    host: ModelHost, missing: Sequence[tuple[Unit, str]], ids: Tensor, batch_size: int
+) -> Iterator[tuple[list[tuple[Unit, str]], Feed, smoothing.Probe | None]]:
+    """What is built together, how its calibration text is run, and what a correct fold leaves unchanged:
+    all at once in memory; block by block from a stream, each block run on the output of the one before."""
+    if host.stream is None:
+        yield list(missing), model_feed(host, ids, batch_size), None
+        return
+    if not missing:
+        return
+    few = ids[:1, : smoothing.PROBE_TOKENS]
+    short = host.block_calls(few, 1)
+    for run in host.blocks_in_turn(ids, batch_size):
+        part = [(u, f) for u, f in missing if u.block == run.index]
+        if part:
+            alone = BlockRun(run.index, run.block, few, short, [run.inputs[0][:1, : few.shape[1]]])
+            yield part, run.feed(), alone.first
+
+
+def _build(
+    host: ModelHost,
+    store: VariantStore,
+    missing: Sequence[tuple[Unit, str]],
+    feed: Feed,
+    probe: smoothing.Probe | None,
+    *,
+    damping: float,
+    hessian_bytes: int,
+) -> Iterator[str]:
+    """Make the variants and say of each what was made."""
+    calibrated = dict.fromkeys(u.name for u, f in missing if store.activations(f) in CALIBRATED)
+    spans = input_spans(host, [host.units[n] for n in calibrated], feed)
+    for unit, fmt, scale in _input_scales(host, store, missing, feed, probe):
+        by = 1.0 if scale is None else scale
+        rounded = rtn_all([host.original[m.name] * by for m in unit.linears], get_format(fmt))
+        names = [m.name for m in unit.linears]
+        store.put(unit.name, fmt, dict(zip(names, rounded, strict=True)), scale, spans.get(unit.name))
+        yield f"{unit.name} {fmt} ({'RTN' if scale is None else 'input scale, RTN'})"
+    int4 = [(u, f) for u, f in missing if get_format(f).family == "int4"]
+    for chunk in _chunks(int4, hessian_bytes, lambda u: 4 * u.linears[0].in_features ** 2):
+        hessians = collect_hessians(host, [u for u, _ in chunk], feed)
+        for batch in _same_shape(chunk):
+            _gptq_batch(host, store, batch, hessians, damping)
+            for unit, fmt in batch:
+                yield f"{unit.name} {fmt} (GPTQ)"
+
+
 def _input_scales(
     host: ModelHost,
     store: VariantStore,
     missing: Sequence[tuple[Unit, str]],
-    ids: Tensor,
-    batch_size: int,
+    feed: Feed,
+    probe: smoothing.Probe | None,
 ) -> Iterator[tuple[Unit, str, Tensor | None]]:
     """Every missing variant but INT4 with the input scale that it gets, if any."""
     rounding = [
@@ -86,24 +119,23 @@ def _input_scales(
         if get_format(fmt).family != "int4" and (unit, fmt) not in rounding:
             yield unit, fmt, None
     if rounding:
-        found = smoothing.absorbers(host, list({u.name: u for u, _ in rounding}.values()))
-        yield from input_scales(host, rounding, found, ids, batch_size)
+        found = smoothing.absorbers(host, list({u.name: u for u, _ in rounding}.values()), probe)
+        yield from input_scales(host, rounding, found, feed)
 
 
 def input_scales(
     host: ModelHost,
     todo: Sequence[tuple[Unit, str]],
     producers: Mapping[str, smoothing.Absorber],
-    ids: Tensor,
-    batch_size: int,
+    feed: Feed,
 ) -> Iterator[tuple[Unit, str, Tensor | None]]:
     """The input scale (in,) of each (unit, format that rounds activations); None where none helps.
 
-    Calibration rows of many units come from one pass over `ids`, bounded by `ROWS_BYTES`.
+    Calibration rows of many units come from one pass over the text, bounded by `ROWS_BYTES`.
     """
     for chunk in _chunks(todo, ROWS_BYTES, lambda u: 4 * smoothing.ROWS * u.linears[0].in_features):
         names = [n for n in dict.fromkeys(u.name for u, _ in chunk) if n in producers]
-        rows = smoothing.collect_rows(host, [host.units[n] for n in names], ids, batch_size) if names else {}
+        rows = smoothing.collect_rows(host, [host.units[n] for n in names], feed) if names else {}
         for unit, fmt in chunk:
             if unit.name not in producers:
                 yield unit, fmt, None
@@ -176,7 +208,7 @@ def _gptq_batch(
 
 
 @torch.no_grad()
-def input_spans(host: ModelHost, units: Sequence[Unit], ids: Tensor, batch_size: int) -> dict[str, Tensor]:
+def input_spans(host: ModelHost, units: Sequence[Unit], feed: Feed) -> dict[str, Tensor]:
     """Smallest and largest input (2,) of each unit over the text: llm-compressor's `static_minmax`."""
     found: dict[str, Tensor] = {}
 
@@ -192,8 +224,8 @@ def input_spans(host: ModelHost, units: Sequence[Unit], ids: Tensor, batch_size:
         for u in units
     ]
     try:
-        for start in range(0, len(ids) if units else 0, batch_size):
-            host.hidden_only(ids[start : start + batch_size])
+        if units:
+            feed(lambda _place, _tokens: None)
     finally:
         for handle in handles:
             handle.remove()
@@ -201,9 +233,7 @@ def input_spans(host: ModelHost, units: Sequence[Unit], ids: Tensor, batch_size:
 
 
 @torch.no_grad()
-def collect_hessians(
-    host: ModelHost, units: Sequence[Unit], ids: Tensor, batch_size: int
-) -> dict[str, Tensor]:
+def collect_hessians(host: ModelHost, units: Sequence[Unit], feed: Feed) -> dict[str, Tensor]:
     """2/n sum of x x^T over the tokens for the input of each unit (GPTQ, arXiv 2210.17323, eq. 3).
 
     A unit's linears share their input, so one (in, in) float32 matrix serves them all.
@@ -213,6 +243,10 @@ def collect_hessians(
         for u in units
     }
     tokens = 0
+
+    def count(_place: int, batch_tokens: int) -> None:
+        nonlocal tokens
+        tokens += batch_tokens
 
     def accumulate(name: str, x: Tensor) -> None:
         flat = x.reshape(-1, x.shape[-1]).float()
@@ -225,10 +259,7 @@ def collect_hessians(
         for u in units
     ]
     try:
-        for start in range(0, len(ids), batch_size):
-            batch = ids[start : start + batch_size]
-            host.hidden_only(batch)
-            tokens += batch.numel()
+        feed(count)
     finally:
         for handle in handles:
             handle.remove()

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from profiles.formats import Activations, Format
-from tuners.model.host import ModelHost
+from tuners.model.host import Feed, ModelHost
 from tuners.plan import Unit
 
 ALPHAS = (0.3, 0.5, 0.65, 0.8, 0.9)
@@ -46,6 +46,9 @@ PROBE_TOKENS, PROBE_UNITS = 24, 4
 UNCHANGED = 1e-3
 """Largest relative change of logits that a correct fold may show: powers of two are exact, only the order of
 additions inside a norm differs."""
+
+Probe = Callable[[], Tensor]
+"""Runs a little text and gives what a correct fold leaves unchanged."""
 
 NORM_BEFORE = {
     "qkv": ("input_layernorm",),
@@ -140,16 +143,18 @@ def fold(host: ModelHost, unit: Unit, producer: Absorber, scale: Tensor) -> None
 
 
 @torch.no_grad()
-def absorbers(host: ModelHost, units: Sequence[Unit]) -> dict[str, Absorber]:
-    """Unit name to its absorber, for the roles whose fold leaves the model's logits as they are."""
+def absorbers(host: ModelHost, units: Sequence[Unit], probe: Probe | None = None) -> dict[str, Absorber]:
+    """Unit name to its absorber, for the roles whose fold leaves the model's logits as they are, or what
+    `probe` gives where the whole model is not in memory."""
     found = {u.name: a for u in units if (a := absorber(host, u)) is not None}
     ids = (torch.arange(PROBE_TOKENS) * 7919 % int(host.model.config.vocab_size))[None]
-    before = host.logits(ids)
+    output = probe or (lambda: host.logits(ids))
+    before = output()
     for role in sorted({u.role for u in units if u.name in found}):
         members = [u for u in units if u.role == role and u.name in found]
         probed = members[:: max(1, (len(members) - 1) // (PROBE_UNITS - 1))]
         with _folded(host, probed, found):
-            after = host.logits(ids)
+            after = output()
         if float((after - before).abs().max()) > UNCHANGED * float(before.abs().max()):
             for unit in members:
                 del found[unit.name]
@@ -215,12 +220,16 @@ def best_scale(
 
 
 @torch.no_grad()
-def collect_rows(host: ModelHost, units: Sequence[Unit], ids: Tensor, batch_size: int) -> dict[str, Tensor]:
-    """Inputs (rows, in) of each unit, `ROWS` of them spread evenly over the tokens of `ids`."""
-    total = ids.numel()
+def collect_rows(host: ModelHost, units: Sequence[Unit], feed: Feed) -> dict[str, Tensor]:
+    """Inputs (rows, in) of each unit, `ROWS` of them spread evenly over the tokens that `feed` runs."""
+    total = feed.tokens
     keep = torch.linspace(0, total - 1, min(ROWS, total)).round().long()
     rows: dict[str, list[Tensor]] = {u.name: [] for u in units}
     chosen = keep[:0]
+
+    def choose(start: int, tokens: int) -> None:
+        nonlocal chosen
+        chosen = keep[(keep >= start) & (keep < start + tokens)] - start
 
     def take(name: str, x: Tensor) -> None:
         rows[name].append(x.reshape(-1, x.shape[-1])[chosen.to(x.device)].float().clone())
@@ -232,19 +241,11 @@ def collect_rows(host: ModelHost, units: Sequence[Unit], ids: Tensor, batch_size
         for u in units
     ]
     try:
-        for start, batch in _batches(ids, batch_size):
-            chosen = keep[(keep >= start) & (keep < start + batch.numel())] - start
-            if len(chosen):
-                host.hidden_only(batch)
+        feed(choose)
     finally:
         for handle in handles:
             handle.remove()
     return {name: torch.cat(parts) for name, parts in rows.items()}
-
-
-def _batches(ids: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
-    for row in range(0, len(ids), size):
-        yield row * ids.shape[1], ids[row : row + size]
 
 
 def exponents(scale: Tensor) -> Tensor:

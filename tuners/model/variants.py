@@ -191,6 +191,7 @@ class VariantStore:
         self._dense: OrderedDict[tuple[str, str], dict[str, Tensor]] = OrderedDict()
         self._used_bytes = 0
         self._scales: dict[tuple[str, str], Tensor | None] = {}
+        host.on_enter = self._enter
 
     def activations(self, fmt: str) -> Activations:
         """What the input is rounded to when the format is served on the target."""
@@ -297,28 +298,42 @@ class VariantStore:
         weights = {}
         scale = self.input_scale(unit, fmt)
         for name, variant in self.codes(unit, fmt).items():
-            like = self.host.original[name]
-            weights[name] = variant.dequantize(like.dtype).to(like.device)
+            weights[name] = variant.dequantize(self.host.dtype).to(self.host.device)
             if scale is not None:
-                weights[name] /= scale.to(like)
+                weights[name] /= scale.to(weights[name])
         self._dense[key] = weights
         self._used_bytes += _nbytes(weights)
-        while self._used_bytes > self.memory_bytes and len(self._dense) > 1:
+        while self._used_bytes > self.memory_bytes and self._dense:
             _, dropped = self._dense.popitem(last=False)
             self._used_bytes -= _nbytes(dropped)
         return weights
 
     def install(self, formats: Mapping[str, str]) -> None:
-        """Point the units' linears at the weights of their format, with its activation rounding."""
+        """Point the units' linears at the weights of their format, with its activation rounding.
+
+        Those of a block that is not in memory get theirs when it is entered.
+        """
         for unit, name in formats.items():
-            kind = inputs.rounding(
-                self.activations(name), self.input_scale(unit, name), self.input_span(unit, name)
-            )
-            round_input = None if kind is None else _Rounded(kind)
-            for linear_name, weight in self.dense(unit, name).items():
-                module = self.host.linear(linear_name)
-                module.weight.data = weight
-                set_input_rounding(module, round_input)
+            if self.host.in_memory(self.host.block_of(unit)):
+                self._install(unit, name)
+            if self.host.stream is not None:
+                self.host.planned.pop(unit, None)
+                if name != "BF16":
+                    self.host.planned[unit] = name
+
+    def _install(self, unit: str, name: str) -> None:
+        round_input = round_once(
+            inputs.rounding(self.activations(name), self.input_scale(unit, name), self.input_span(unit, name))
+        )
+        for linear_name, weight in self.dense(unit, name).items():
+            module = self.host.linear(linear_name)
+            module.weight.data = weight
+            set_input_rounding(module, round_input)
+
+    def _enter(self, block: int) -> None:
+        for unit, name in self.host.planned.items():
+            if self.host.block_of(unit) == block:
+                self._install(unit, name)
 
     @contextmanager
     def installed(self, formats: Mapping[str, str]) -> Iterator[None]:
@@ -332,6 +347,11 @@ class VariantStore:
 
 def _nbytes(weights: Mapping[str, Tensor]) -> int:
     return sum(w.numel() * w.element_size() for w in weights.values())
+
+
+def round_once(round_input: inputs.Rounding | None) -> inputs.Rounding | None:
+    """The same rounding for linears that read the same input, done once."""
+    return None if round_input is None else _Rounded(round_input)
 
 
 class _Rounded:

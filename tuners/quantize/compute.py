@@ -36,6 +36,11 @@ def matmul_seconds(dtype: torch.dtype) -> float:
     return min(times)
 
 
+def needed_bytes(compute: str, parameters: int) -> int:
+    """Memory that calibrating the whole model in that type takes."""
+    return parameters * _BYTES[compute] + RESERVE_BYTES
+
+
 def choose_compute(
     requested: str, stored: str, parameters: int, available_bytes: int, *, on_gpu: bool
 ) -> tuple[str, str]:
@@ -48,7 +53,7 @@ def choose_compute(
         UsageError: the type asked for does not fit into memory.
         EnvironmentProblem: not even 16-bit weights do.
     """
-    needs = {name: parameters * size + RESERVE_BYTES for name, size in _BYTES.items()}
+    needs = {name: needed_bytes(name, parameters) for name in _BYTES}
     if requested != "auto":
         if needs[requested] > available_bytes:
             raise UsageError(

@@ -130,7 +130,8 @@ def _recover(spec: QuantizeSpec, folder: Path, emit: Emit) -> RecoverResult:
 
 def fingerprint(spec: QuantizeSpec, source: Source) -> str:
     """Hash of everything that decides the checkpoint: the request and the source's files."""
-    text = spec.model_dump_json(exclude={"out_dir", "overwrite", "input_scales", "held_out"})
+    how = {"out_dir", "overwrite", "input_scales", "held_out", "memory", "memory_bytes"}
+    text = spec.model_dump_json(exclude=how)
     for path in sorted(Path(source.path).iterdir()):
         stat = path.stat()
         text += f"\n{path.name} {stat.st_size} {stat.st_mtime_ns}"

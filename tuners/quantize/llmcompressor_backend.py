@@ -16,14 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from profiles.errors import RunFailed, UsageError
+from profiles.errors import EnvironmentProblem, RunFailed, UsageError
 from profiles.formats import CALIBRATED, get_format
+from profiles.hardware.host import host_memory
 from profiles.provenance import Contract
 from tuners.events import Emit, Message, Ticker
 from tuners.quantize import gptq_cpu
 from tuners.quantize.awq_cpu import unpinned
 from tuners.quantize.calibration import pack
-from tuners.quantize.compute import choose_compute
+from tuners.quantize.compute import choose_compute, needed_bytes
 from tuners.quantize.gptq_scales import clipped_scales
 from tuners.quantize.groups import module_names
 from tuners.quantize.layout import MAY_BE_FLOAT32
@@ -33,6 +34,8 @@ from tuners.quantize.schema import QuantizeSpec
 from tuners.quantize.smooth import fold_input_scales, scaled_units
 from tuners.quantize.source import Source, copy_companions
 from tuners.quantize.transforms import find_producers
+from tuners.search.memory import quantize_memory
+from tuners.search.schema import StageMemory
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +60,7 @@ class Written(Contract):
     calibration_tokens: int
     methods: dict[str, str]
     input_scaled: tuple[str, ...]
+    memory: StageMemory | None = None
 
 
 def write_checkpoint(spec: QuantizeSpec, source: Source, folder: Path, emit: Emit) -> Written:
@@ -64,17 +68,19 @@ def write_checkpoint(spec: QuantizeSpec, source: Source, folder: Path, emit: Emi
     os.environ.update(OFFLINE)
     for name, value in PASSIVE_WAIT.items():
         os.environ.setdefault(name, value)
-    import psutil  # type: ignore[import-untyped]
     import torch
     from llmcompressor.core import reset_session
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.manual_seed(spec.seed)
+    limit = spec.memory_bytes or host_memory().available_bytes
+    if spec.memory == "streamed" or (spec.memory == "auto" and not fits(source, limit)):
+        return _streamed(spec, source, folder, limit, emit)
     compute, reason = choose_compute(
         spec.compute,
         _TORCH[source.dtype],
         sum(t.numel for t in source.tensors),
-        psutil.virtual_memory().available,
+        limit,
         on_gpu=torch.cuda.is_available(),
     )
     emit(Message(stage=STAGE, text=f"calibrating in {compute}: {reason}"))
@@ -98,6 +104,50 @@ def write_checkpoint(spec: QuantizeSpec, source: Source, folder: Path, emit: Emi
         calibration_tokens=sum(len(s) for s in sequences),
         methods=by_format(spec.plan, spec.methods_by_unit()),
         input_scaled=input_scaled,
+    )
+
+
+def fits(source: Source, available_bytes: int) -> bool:
+    """Whether the whole model can be held in its stored type while it is calibrated."""
+    return needed_bytes(_TORCH[source.dtype], sum(t.numel for t in source.tensors)) <= available_bytes
+
+
+def _streamed(spec: QuantizeSpec, source: Source, folder: Path, limit_bytes: int, emit: Emit) -> Written:
+    """Block by block, when the model is larger than memory."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from tuners.quantize.streamed_backend import check_streamable, write_streamed
+
+    check_streamable(spec)
+    tokenizer = AutoTokenizer.from_pretrained(
+        spec.model_path, trust_remote_code=spec.trust_remote_code, local_files_only=True
+    )
+    sequences = _sequences(spec, tokenizer, emit)
+    bound = quantize_memory(
+        source.tensors, spec.units, len(sequences), spec.max_seq_length, on_gpu=torch.cuda.is_available()
+    )
+    compute = "bfloat16" if torch.cuda.is_available() else "float32"
+    reason = (
+        f"block by block, at most {bound.total_bytes / 2**30:.2f} GiB (estimated) of "
+        f"{limit_bytes / 2**30:.2f} GiB"
+    )
+    emit(Message(stage=STAGE, text=f"calibrating in {compute}: {reason}"))
+    if bound.total_bytes > limit_bytes and spec.memory == "auto":
+        raise EnvironmentProblem(
+            "not enough memory to quantize this model, even one block at a time",
+            got=f"{limit_bytes:,} B",
+            allowed=f"{bound.total_bytes:,} B",
+            next_step="close other programs, or use a machine with more memory",
+        )
+    scaled = write_streamed(spec, source, folder, sequences, emit)
+    return Written(
+        compute_dtype=compute,
+        compute_reason=reason,
+        calibration_tokens=sum(len(s) for s in sequences),
+        methods=by_format(spec.plan, spec.methods_by_unit()),
+        input_scaled=scaled,
+        memory=bound,
     )
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from profiles.provenance import Contract
 from tuners.plan import PrecisionPlan, Unit
 from tuners.quantize.methods import Method, methods_by_unit
+from tuners.search.schema import StageMemory
 
 ROUNDING_STEPS = 200
 """AutoRound's steps per block: the paper's default."""
@@ -28,7 +29,9 @@ class QuantizeSpec(Contract):
     `held_out` are the fingerprints of texts that it must not be trained on. `compute` is the arithmetic type
     of calibration: `auto` measures which is faster here. `input_scales` is the search's file of input scales
     (.npz of exponents, `UNIT--FORMAT`), its digest the sha256 of it; without one they are found anew on the
-    calibration texts. `overwrite` replaces an older checkpoint of this program in `out_dir`.
+    calibration texts. `overwrite` replaces an older checkpoint of this program in `out_dir`. `memory`
+    resident loads the whole model, streamed one decoder block at a time, auto streams when the model does
+    not fit into `memory_bytes` (default: what is available).
     """
 
     model_path: str
@@ -50,6 +53,8 @@ class QuantizeSpec(Contract):
     overwrite: bool = False
     input_scales: str | None = None
     input_scales_digest: str = ""
+    memory: Literal["auto", "resident", "streamed"] = "auto"
+    memory_bytes: int | None = Field(default=None, gt=0)
 
     def methods_by_unit(self) -> dict[str, str]:
         """Method of every quantized unit.
@@ -95,6 +100,7 @@ class QuantizeResult(Contract):
     compute_reason: str
     calibration_tokens: int
     methods: dict[str, str]  # format name -> method, several joined by a plus sign
+    memory: StageMemory | None = None  # the bound of the memory, when it was done block by block
     input_scaled: tuple[str, ...] = ()  # units whose input was scaled by powers of two before rounding
     recovery: RecoverResult | None = None
     plan_key: str

@@ -56,7 +56,7 @@ def fold_input_scales(
         return ()
     found = absorbers(host, wanted)
     if spec.input_scales is not None:
-        scales = _stored(Path(spec.input_scales), wanted, spec)
+        scales = stored_scales(Path(spec.input_scales), wanted, spec)
     else:
         scales = _sought(host, [u for u in wanted if u.name in found], spec, found, torch.tensor(sequences))
     scaled = [u for u in wanted if u.name in scales and u.name in found]
@@ -66,7 +66,12 @@ def fold_input_scales(
     return tuple(u.name for u in scaled)
 
 
-def _stored(path: Path, units: list[Unit], spec: QuantizeSpec) -> dict[str, Tensor]:
+def stored_scales(path: Path, units: list[Unit], spec: QuantizeSpec) -> dict[str, Tensor]:
+    """The search's input scales of these units in the plan's formats.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
     import numpy as np
     import torch
 
@@ -93,10 +98,11 @@ def _sought(
     host: ModelHost, units: list[Unit], spec: QuantizeSpec, found: dict[str, Absorber], ids: Tensor
 ) -> dict[str, Tensor]:
     from tuners.model.calibrate import input_scales
+    from tuners.model.host import model_feed
 
     todo = [(u, spec.plan.formats[u.name]) for u in units]
     return {
         unit.name: scale
-        for unit, _, scale in input_scales(host, todo, found, ids, BATCH)
+        for unit, _, scale in input_scales(host, todo, found, model_feed(host, ids, BATCH))
         if scale is not None
     }

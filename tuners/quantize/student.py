@@ -200,7 +200,7 @@ def make_student(host: ModelHost, folder: Path, plan: PrecisionPlan) -> Student:
         module.weight.data = module.weight.data[:0]  # freed: the codes hold it
         module.__dict__["forward"] = part.forward
         student.linears[name] = part
-    host.original.clear()
+    host.original = {}
     for name, module in host.model.named_modules():
         stored_norm = student.tensors.get(f"{name}.weight")
         weight = getattr(module, "weight", None)

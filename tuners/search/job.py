@@ -68,6 +68,7 @@ def run(spec: SearchSpec, emit: Emit) -> SearchResult:
         peak_rss_bytes=peak_rss_bytes(),
         notes=reporter.goal_notes(held_out[0]),
         goal=spec.goal,
+        memory=setup.memory,
     )
     _write(spec.run_dir / "front.json", front.model_dump_json())
     _write(spec.run_dir / "search.json", result.model_dump_json(indent=1))

@@ -15,6 +15,8 @@ from tuners.latency.schema import Latency, PlanSpeed
 from tuners.plan import PrecisionPlan, Unit
 
 Sensitivity = Literal["auto", "exact", "fast"]
+Memory = Literal["auto", "resident", "streamed"]
+MemoryMode = Literal["resident", "streamed"]
 
 
 class SearchSettings(Contract):
@@ -29,6 +31,8 @@ class SearchSettings(Contract):
     `exact_seconds`. A trial sees the share `rungs` of the search sequences before each test whether to go
     on; `prune_p` is the level of the paired test. `contested_share` of the trials are the second stage's.
     Workers are processes on one study; `storage` is Optuna's (default: study.db of the run).
+    `memory` resident holds the whole model, streamed one decoder block at a time, auto streams when the whole
+    does not fit into `memory_bytes` (default: 90 % of what is available).
     """
 
     trials: int = Field(default=32, ge=0)
@@ -54,6 +58,8 @@ class SearchSettings(Contract):
     contested_max: int = Field(default=16, ge=1)
     correct_every: int = Field(default=8, ge=2)
     variant_memory_bytes: int = 4 * 2**30
+    memory: Memory = "auto"
+    memory_bytes: int | None = Field(default=None, gt=0)
     workers: int = Field(default=1, ge=1)
     storage: str | None = None
 
@@ -72,6 +78,33 @@ class Goal(Contract):
     def is_timed(self) -> bool:
         """Whether predicted times decide anything."""
         return self.objective == "fastest" or self.max_ms is not None
+
+
+class StageMemory(Contract):
+    """The bound of one stage: its parts in bytes."""
+
+    stage: str
+    parts: dict[str, int]
+
+    @property
+    def total_bytes(self) -> int:
+        """Sum of the parts."""
+        return sum(self.parts.values())
+
+
+class SearchMemory(Contract):
+    """How the model is held, why, and the bound of its memory (estimated; the measured peak is reported)."""
+
+    mode: MemoryMode
+    reason: str
+    bound_bytes: int
+    resident_bytes: int
+    streamed_bytes: int
+    available_bytes: int
+    limit_bytes: int
+    variants_disk_bytes: int
+    scratch_disk_bytes: int
+    stages: tuple[StageMemory, ...]
 
 
 class SearchSpec(BaseModel):
@@ -148,5 +181,6 @@ class SearchResult(Contract):
     signal_sums: dict[str, float] = {}  # sum of a signal over the sum of measured KL: 1 is no bias
     sensitivity_mode: str = "exact"
     peak_rss_bytes: int
+    memory: SearchMemory | None = None
     notes: tuple[str, ...] = ()
     goal: Goal = Goal()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
 from tuners.evaluate import counted_tokens
 from tuners.events import Emit, Message, Progress
+from tuners.model.limits import SAMPLE_CELLS
 from tuners.search.setup import Setup
-from tuners.sensitivity.fast import measure_fast
+from tuners.sensitivity.fast import FastSignals, measure_fast
 from tuners.sensitivity.measure import measure_kl, relative_error
+from tuners.sensitivity.streamed import measure_fast_streamed, measure_kl_streamed, rows_by_format
 from tuners.sensitivity.table import Cell, CellLog, SensitivityTable
 
-SAMPLE_CELLS = 24
-"""Cells measured exactly in the fast mode: enough to tell a rank correlation of 0.97 from 0.8."""
 TIMED_SEQUENCES = 2
 
 
@@ -27,7 +28,7 @@ def score(setup: Setup, emit: Emit) -> SensitivityTable:
     only = set(wanted)
     if settings.sensitivity != "exact" and missing:
         estimate = exact_seconds(setup, len(missing))
-        if settings.sensitivity == "fast" or estimate > settings.exact_seconds:
+        if settings.sensitivity == "fast" or setup.streamed or estimate > settings.exact_seconds:
             only = set(wanted[:: max(1, len(wanted) // SAMPLE_CELLS)])
             emit(
                 Message(
@@ -36,19 +37,8 @@ def score(setup: Setup, emit: Emit) -> SensitivityTable:
                     f"backward passes score all of them, {len(only)} are measured to check",
                 )
             )
-    measure_kl(host, store, ids, log, emit=emit, only=only, weights=weights)
-    probed = setup.scored.spread(settings.probe_sequences)
-    fast = measure_fast(
-        host,
-        store,
-        probed.ids,
-        weights=probed.weights,
-        probes=settings.probes,
-        seed=settings.seed,
-        progress=lambda n, t: emit(
-            Progress(stage="sensitivity", done=n, total=t, text="backward passes, sequences")
-        ),
-    )
+    _measure(setup, log, only, emit)
+    fast = _fast(setup, emit)
     cells = []
     for unit, fmt in wanted:
         cell = log.cells.get((unit, fmt))
@@ -67,6 +57,44 @@ def score(setup: Setup, emit: Emit) -> SensitivityTable:
     )
     setup.table_path.write_text(table.model_dump_json())
     return table
+
+
+def _measure(setup: Setup, log: CellLog, only: Collection[tuple[str, str]], emit: Emit) -> None:
+    """Measured KL of the cells of `only`, one after another, or many to a pass over streamed blocks."""
+    host, store, scored = setup.host, setup.store, setup.cell_sequences
+    if not setup.streamed:
+        measure_kl(host, store, scored.ids, log, emit=emit, only=only, weights=scored.weights)
+        return
+    measure_kl_streamed(
+        host,
+        store,
+        scored.ids,
+        log,
+        emit=emit,
+        rows_of=rows_by_format(only, len(scored)),
+        cells=only,
+        weights=scored.weights,
+        batch_size=setup.settings.batch_size,
+    )
+
+
+def _fast(setup: Setup, emit: Emit) -> FastSignals:
+    """Signals of every cell from backward passes."""
+    settings, probed = setup.settings, setup.scored.spread(setup.settings.probe_sequences)
+    what = "blocks" if setup.streamed else "sequences"
+
+    def progress(done: int, total: int) -> None:
+        emit(Progress(stage="sensitivity", done=done, total=total, text=f"backward passes, {what}"))
+
+    if not setup.streamed:
+        return measure_fast(
+            setup.host, setup.store, probed.ids, weights=probed.weights, probes=settings.probes,
+            seed=settings.seed, progress=progress,
+        )  # fmt: skip
+    return measure_fast_streamed(
+        setup.host, setup.store, probed.ids, setup.cache / "scratch", weights=probed.weights,
+        probes=settings.probes, seed=settings.seed, progress=progress,
+    )  # fmt: skip
 
 
 def exact_seconds(setup: Setup, cells: int) -> float:

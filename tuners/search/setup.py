@@ -7,6 +7,9 @@ from pathlib import Path
 
 import torch
 
+from profiles.errors import UsageError
+from profiles.hardware.host import host_memory
+from profiles.models.headers import read_tensors
 from profiles.tasks.schema import SplitName
 from tuners.evaluate import Evaluator
 from tuners.events import Emit, Message
@@ -14,8 +17,9 @@ from tuners.model import cache, versions
 from tuners.model.host import ModelHost
 from tuners.model.items import Sequences, task_sequences
 from tuners.model.variants import VariantStore
+from tuners.search.memory import memory_text, require, search_memory
 from tuners.search.pace import Pace
-from tuners.search.schema import SearchSpec
+from tuners.search.schema import SearchMemory, SearchSpec
 from tuners.sensitivity.table import SensitivityTable
 
 
@@ -24,15 +28,19 @@ class Setup:
 
     def __init__(self, spec: SearchSpec, emit: Emit) -> None:
         self.spec, self.settings = spec, spec.settings
-        self.host = ModelHost.load(spec.model_path, spec.units, trust_remote_code=spec.trust_remote_code)
+        self.memory = memory_of(spec)
+        self.streamed = self.memory.mode == "streamed"
+        emit(Message(stage="load", text=memory_text(self.memory)))
+        self.host = ModelHost.load(
+            spec.model_path, spec.units, trust_remote_code=spec.trust_remote_code, streamed=self.streamed
+        )
         root = spec.cache_dir or spec.run_dir / "cache"
         self.cache = root / self._key()
         cache.touch(self.cache)
         for dropped in cache.trim(root, self.cache, cache.limit_bytes()):
             emit(Message(stage="load", text=f"cache over its limit: {dropped.name} removed"))
-        self.store = VariantStore(
-            self.host, self.cache / "variants", self.settings.variant_memory_bytes, spec.rounds
-        )
+        dense_bytes = 0 if self.streamed else self.settings.variant_memory_bytes
+        self.store = VariantStore(self.host, self.cache / "variants", dense_bytes, spec.rounds)
         self.calibration, self.scored = self._search_texts(emit)
         self.search = self._evaluator("search", self.scored)
         self.select = self._evaluator(
@@ -124,7 +132,15 @@ class Setup:
     def study_name(self, table: SensitivityTable) -> str:
         """Name of the study: the budget, and everything that decides what its trials mean."""
         text = table.model_dump_json() + self.settings.model_dump_json(
-            exclude={"trials", "workers", "storage", "front_points", "front_trials"}
+            exclude={
+                "trials",
+                "workers",
+                "storage",
+                "front_points",
+                "front_trials",
+                "memory",
+                "memory_bytes",
+            }
         )
         if self.spec.goal.is_timed:  # else times are only told, and nothing depends on them
             text += self.spec.goal.model_dump_json() + (
@@ -136,6 +152,30 @@ class Setup:
         """Predicted times of plans."""
         spec = self.spec
         return Pace(spec.units, spec.goal, spec.latency, spec.experts_per_token)
+
+
+def memory_of(spec: SearchSpec) -> SearchMemory:
+    """The memory that the search will need on the device that computes here, and how it holds the model.
+
+    Raises:
+        EnvironmentProblem: not even one block at a time fits.
+    """
+    if torch.cuda.is_available():
+        available, _ = torch.cuda.mem_get_info()
+    else:
+        available = host_memory().available_bytes
+    try:
+        tensors = read_tensors(spec.model_path)
+    except (OSError, UsageError) as exc:
+        raise UsageError(
+            "cannot load this model",
+            where=str(spec.model_path),
+            got=str(exc).splitlines()[0],
+            next_step="advisor inspect shows what the files contain",
+        ) from exc
+    found = search_memory(tensors, spec.units, spec.settings, available, on_gpu=torch.cuda.is_available())
+    require(found)
+    return found
 
 
 def divide(ids: torch.Tensor, search_sequences: int) -> tuple[torch.Tensor, torch.Tensor]:

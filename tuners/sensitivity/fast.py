@@ -11,7 +11,7 @@ output: positions, heads and the activation's rounding included. Two signals com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,7 +54,7 @@ def measure_fast(
         counted = None if weights is None else weights[row]
         seen = _backward(host, ids[row : row + 1], units, rng, probes, counted)
         for unit in units:
-            for fmt, dots in _projections(host, store, unit, seen):
+            for fmt, (dots,) in projections(host, store, unit, [seen]):
                 key = unit.name, fmt
                 fisher[key] = fisher.get(key, 0.0) + float(dots.sum(-1).square().sum())
                 gdy2[key] = gdy2.get(key, 0.0) + float(dots.square().sum())
@@ -70,7 +70,7 @@ def measure_fast(
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
     """Of one linear and one sequence: its input (tokens, in) and gradients (probes, tokens, out)."""
 
     x: Tensor
@@ -84,7 +84,7 @@ def _backward(
     rng: torch.Generator,
     probes: int,
     weights: Tensor | None = None,
-) -> dict[str, _Seen]:
+) -> dict[str, Seen]:
     """Inputs and probe gradients of every linear for one sequence: one forward, `probes` backwards."""
     inputs: dict[str, Tensor] = {}
     grads: dict[str, list[Tensor]] = {}
@@ -105,40 +105,48 @@ def _backward(
     try:
         with torch.enable_grad():
             logits = host.model(input_ids=ids.to(host.device), use_cache=False).logits[0].float()
-            root = torch.softmax(logits.detach(), -1).sqrt()
-            for number in range(probes):
-                v = torch.randn(logits.shape, generator=rng).to(logits.device)
-                direction = root * v - root.square() * (root * v).sum(-1, keepdim=True)
-                if weights is not None:  # the form of a weighted sum of KLs
-                    direction = direction * weights.to(logits.device).sqrt().unsqueeze(-1)
+            for number, direction in enumerate(probe_directions(logits, rng, probes, weights)):
                 (logits * direction).sum().backward(retain_graph=number + 1 < probes)
     finally:
         for handle in handles:
             handle.remove()
-    return {name: _Seen(inputs[name], torch.stack(grads[name])) for name in grads}
+    return {name: Seen(inputs[name], torch.stack(grads[name])) for name in grads}
+
+
+def probe_directions(
+    logits: Tensor, rng: torch.Generator, probes: int, weights: Tensor | None = None
+) -> Iterator[Tensor]:
+    """`probes` random vectors S v (tokens, vocabulary) for logits of that shape; see the module's text."""
+    root = torch.softmax(logits.detach(), -1).sqrt()
+    for _ in range(probes):
+        v = torch.randn(logits.shape, generator=rng).to(logits.device)
+        direction = root * v - root.square() * (root * v).sum(-1, keepdim=True)
+        if weights is not None:  # the form of a weighted sum of KLs
+            direction = direction * weights.to(logits.device).sqrt().unsqueeze(-1)
+        yield direction
 
 
 @torch.no_grad()
-def _projections(
-    host: ModelHost, store: VariantStore, unit: Unit, seen: dict[str, _Seen]
-) -> list[tuple[str, Tensor]]:
-    """Format to g . dy of the unit's linears together, (probes, tokens)."""
-    before = {
-        m.name: torch.nn.functional.linear(
-            seen[m.name].x, host.original[m.name], host.linear(m.name).bias
-        ).float()
-        for m in unit.linears
-    }
-    out: list[tuple[str, Tensor]] = []
+def projections(
+    host: ModelHost, store: VariantStore, unit: Unit, seen: Sequence[Mapping[str, Seen]]
+) -> list[tuple[str, list[Tensor]]]:
+    """Format to g . dy of the unit's linears together, (probes, tokens) for each sequence of `seen`."""
+    linear = torch.nn.functional.linear
+    before = [
+        {m.name: linear(row[m.name].x, host.original[m.name], host.linear(m.name).bias) for m in unit.linears}
+        for row in seen
+    ]
+    out: list[tuple[str, list[Tensor]]] = []
     for fmt in unit.options:
         if fmt == "BF16":
             continue
-        total: Tensor | None = None
         with store.installed({unit.name: fmt}):
-            for linear in unit.linears:
-                dy = host.linear(linear.name)(seen[linear.name].x).float() - before[linear.name]
-                part = torch.einsum("pto,to->pt", seen[linear.name].grads.float(), dy)
-                total = part if total is None else total + part
-        assert total is not None
-        out.append((fmt, total))
+            totals = []
+            for row, original in zip(seen, before, strict=True):
+                parts = []
+                for m in unit.linears:
+                    dy = host.linear(m.name)(row[m.name].x).float() - original[m.name].float()
+                    parts.append(torch.einsum("pto,to->pt", row[m.name].grads.float(), dy))
+                totals.append(torch.stack(parts).sum(0))
+        out.append((fmt, totals))
     return out

@@ -16,6 +16,10 @@ from tuners.model.variants import VariantStore
 from tuners.plan import Unit
 from tuners.sensitivity.table import Cell, CellLog
 
+EIGHT_BIT_SHARE = 0.5
+"""Sequences that formats of eight bits are measured on: they move the output so little that half of them
+tell the cells apart well enough."""
+
 
 def measure_kl(
     host: ModelHost,
@@ -24,7 +28,7 @@ def measure_kl(
     log: CellLog,
     *,
     emit: Emit,
-    eight_bit_share: float = 0.5,
+    eight_bit_share: float = EIGHT_BIT_SHARE,
     only: Collection[tuple[str, str]] | None = None,
     weights: Tensor | None = None,
 ) -> float:
@@ -81,6 +85,11 @@ def measure_kl(
         log.add(cells)
         ticker(done, unit.name)
     return time.monotonic() - start
+
+
+def sequences_for(fmt: str, sequences: int, eight_bit_share: float = EIGHT_BIT_SHARE) -> int:
+    """Of so many sequences, how many measure a cell of this format."""
+    return max(1, round(sequences * eight_bit_share)) if get_format(fmt).weight_bits >= 8 else sequences
 
 
 def relative_error(host: ModelHost, store: VariantStore, unit: Unit, fmt: str) -> float:
