@@ -53,7 +53,8 @@ SURFACE: dict[str, set[str]] = {
     | WEIGHTS
     | {
         "--budget", "--task", "--gpu", "--count", "--formats", "--trials", "--seed", "--through",
-        "--workers", "--storage", "--sensitivity", "--memory", "--objective", "--max-kl", "--max-ms-per-token",
+        "--workers", "--storage", "--sensitivity", "--memory", "--objective", "--max-kl",
+        "--max-ms-per-token",
         "--target-itl", "--latency", "--calibration-samples", "--revision", "--trust-remote-code", "--run",
         "--resume", "--no-resume",
         "--offline", "--yes", "-y", "--dry-run", "--json", "--quiet", "-q",
