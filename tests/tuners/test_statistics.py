@@ -13,6 +13,7 @@ from tests.tuners.test_search import spec
 from tests.tuners.test_solver import make_unit
 from tuners.evaluate_schema import Quality, SequenceLoss
 from tuners.plan import PrecisionPlan, Unit
+from tuners.search.pace import Pace
 from tuners.search.report import Reporter
 from tuners.search.schema import SearchSettings
 from tuners.search.setup import Setup, divide
@@ -88,6 +89,7 @@ def test_the_winner_is_the_best_on_the_selection_text_whatever_trials_and_report
     setup: Any = SimpleNamespace(
         spec=SimpleNamespace(units=tuple(units), budget_bytes=budget, fixed_bytes=0, model_id="m"),
         settings=SearchSettings(finalists=3), select=select, evaluate=evaluate, search=None,
+        pace=lambda: Pace(units),
     )  # fmt: skip
     reporter = Reporter(setup, table, lambda _e: None)
     for plan in (reporter.exact(s, budget) for s in table.signals()):
