@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from profiles.errors import UsageError
+from profiles.errors import EnvironmentProblem, UsageError
 from profiles.formats import get_format
 from profiles.tasks.split import fingerprint
 from tests.tuners.conftest import sentences
@@ -169,3 +169,25 @@ def test_too_little_text_is_told(
             spec_of(tiny_model_dir, tiny_units, mixed, texts=("the quick brown fox",)),
             lambda _: None,
         )
+
+
+def test_formats_that_cannot_be_trained_are_told_at_once(
+    tiny_model_dir: Path, tiny_units: Sequence[Unit], mixed: PrecisionPlan, tmp_path: Path
+) -> None:
+    plan = mixed.model_copy(update={"formats": {**mixed.formats, tiny_units[0].name: "NVFP4"}})
+    with pytest.raises(UsageError, match="cannot be read back") as caught:
+        recover_checkpoint(tmp_path, spec_of(tiny_model_dir, tiny_units, plan), lambda _: None)
+    assert caught.value.got == "NVFP4"
+
+
+def test_too_little_memory_is_told_with_the_sum(
+    tiny_model_dir: Path,
+    tiny_units: Sequence[Unit],
+    mixed: PrecisionPlan,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recover, "RESERVE_BYTES", 2**60)
+    with pytest.raises(EnvironmentProblem, match="not enough memory") as caught:
+        recover_checkpoint(tmp_path, spec_of(tiny_model_dir, tiny_units, mixed), lambda _: None)
+    assert "weights" in (caught.value.allowed or "")

@@ -28,13 +28,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from profiles.errors import UsageError
+from profiles.errors import EnvironmentProblem, UsageError
+from profiles.formats import get_format
+from profiles.models.headers import read_tensors
 from profiles.provenance import Contract
 from profiles.tasks.split import fingerprint
 from tuners.events import Emit, Message, Ticker
 from tuners.model.host import ModelHost
 from tuners.plan import PrecisionPlan, Unit
 from tuners.quantize.schema import RecoverResult
+from tuners.quantize.served import linears
 from tuners.quantize.student import Student, make_student
 
 STAGE = "quantize"
@@ -96,11 +99,15 @@ def recover_checkpoint(folder: Path, spec: RecoverSpec, emit: Emit) -> RecoverRe
 
     Raises:
         UsageError: evaluation text among the texts, too little text, or a format that cannot be trained.
+        EnvironmentProblem: not enough memory.
     """
     start = time.monotonic()
     refuse_held_out(spec.texts, spec.held_out)
     torch.manual_seed(spec.seed)
+    _check_memory(spec)
     host = ModelHost.load(spec.model_path, spec.units, trust_remote_code=spec.trust_remote_code)
+    if not dict(linears(host, spec.plan)):  # formats that cannot be trained are told before any work
+        raise UsageError("nothing of the plan is quantized: there is nothing to recover", got=spec.plan.label)
     ids, check = _sequences(host, spec)
     if len(ids) < spec.least:
         ids = torch.cat([ids, _written(host, ids, spec.least - len(ids))])
@@ -129,6 +136,30 @@ def recover_checkpoint(folder: Path, spec: RecoverSpec, emit: Emit) -> RecoverRe
         kept=kept,
         flipped=student.flipped() if kept else 0.0,
     )
+
+
+RESERVE_BYTES = 2 * 1024**3
+"""Above the weights: libraries, activations and logits of one step, what the original foresaw."""
+
+
+def _check_memory(spec: RecoverSpec) -> None:
+    """Float32 weights of the model, and of every weight that learns its rounding the latent value, its
+    gradient, its momentum and the product's copy: 12 bytes."""
+    import psutil  # type: ignore[import-untyped]
+
+    if torch.cuda.is_available():
+        return
+    total = sum(t.numel for t in read_tensors(Path(spec.model_path)))
+    learned = sum(u.numel for u in spec.units if get_format(spec.plan.formats[u.name]).weight_bits <= 4)
+    needed = 4 * total + 12 * learned + RESERVE_BYTES
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise EnvironmentProblem(
+            "not enough memory to recover this model",
+            got=f"{available} bytes available",
+            allowed=f"{needed} bytes: 4 x {total} weights, 12 x {learned} that learn, {RESERVE_BYTES} beside",
+            next_step="close other programs, recover on a larger machine, or leave it out (--recover 0)",
+        )
 
 
 def _sequences(host: ModelHost, spec: RecoverSpec) -> tuple[Tensor, Tensor]:

@@ -40,9 +40,10 @@ def linears(host: ModelHost, plan: PrecisionPlan) -> Iterator[tuple[str, Format]
             continue
         if not is_readable(fmt) or any(m.copies > 1 for m in unit.linears):
             raise UsageError(
-                f"{unit.name} cannot be read back",
+                f"{unit.name} cannot be read back into torch",
                 got=fmt.name,
                 allowed="integers and FP8, a scale per channel or group, dynamic activations, no experts",
+                next_step="leave recovery out (--recover 0), or change the unit's format",
             )
         for linear in unit.linears:
             yield linear.name, fmt

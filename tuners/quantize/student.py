@@ -127,6 +127,7 @@ class TrainedNorm:
     module: nn.Module
     stored: Tensor
     growth: Tensor
+    dtype: torch.dtype  # of the computation
 
     def weight(self) -> Tensor:
         """As it will be stored, in float32."""
@@ -154,7 +155,7 @@ class Student:
     def logits(self, ids: Tensor) -> Tensor:
         """Logits (batch, tokens, vocab), differentiable."""
         for norm in self.norms.values():
-            norm.module._buffers["weight"] = norm.weight()
+            norm.module._buffers["weight"] = norm.weight().to(norm.dtype)
         return self.host.model(input_ids=ids.to(self.host.device), use_cache=False).logits
 
     def changed(self) -> dict[str, Tensor]:
@@ -188,7 +189,7 @@ def make_student(host: ModelHost, folder: Path, plan: PrecisionPlan) -> Student:
     student = Student(host, install_checkpoint(host, folder, plan))
     for name, fmt in planned.items():
         module = host.linear(name)
-        stored = read_codes(student.tensors, name, fmt)
+        stored = _on(host.device, read_codes(student.tensors, name, fmt))
         part = TrainedLinear(
             module=module,
             format=fmt,
@@ -207,9 +208,16 @@ def make_student(host: ModelHost, folder: Path, plan: PrecisionPlan) -> Student:
         if stored_norm is None or not isinstance(weight, nn.Parameter) or weight.dim() != 1:
             continue
         del module._parameters["weight"]
-        module._buffers["weight"] = stored_norm.float()
-        student.norms[name] = TrainedNorm(module, stored_norm, torch.zeros(len(stored_norm)))
+        stored_norm = stored_norm.to(host.device)
+        module._buffers["weight"] = stored_norm.to(weight.dtype)
+        growth = torch.zeros_like(stored_norm, dtype=torch.float32)
+        student.norms[name] = TrainedNorm(module, stored_norm, growth, weight.dtype)
     return student
+
+
+def _on(device: torch.device, stored: LinearVariant) -> LinearVariant:
+    zero = None if stored.zero is None else stored.zero.to(device)
+    return LinearVariant(stored.codes.to(device), stored.scale.to(device), zero)
 
 
 def _latent(stored: LinearVariant, fmt: Format, original: Tensor) -> Tensor:
