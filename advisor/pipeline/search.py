@@ -112,10 +112,17 @@ def search_memory_of(inputs: RunInputs, facts: Facts) -> SearchMemory:
 def search(
     context: StageContext, inputs: RunInputs, facts: Facts, unit_budget_bytes: int, *, resume: bool = True
 ) -> SearchResult:
-    """Find the plan; search.json, plan.yaml, sensitivity.json, front.json, and the studies."""
+    """Find the plan; search.json, plan.yaml, sensitivity.json, front.json, and the studies.
+
+    Raises:
+        InfeasibleError: no plan within the budget is predicted to be as fast as was asked for.
+    """
     from tuners.child import run_child
+    from tuners.search.pace import Pace
 
     spec = search_spec(context.workspace, inputs, facts, unit_budget_bytes)
+    if spec.goal.is_timed:
+        Pace(spec.units, spec.goal, spec.latency, spec.experts_per_token).check(spec.budget_bytes)
     stamp = {
         "spec": spec.model_dump(
             mode="json",

@@ -190,7 +190,8 @@ def test_a_timed_goal_needs_times(tiny_units: list[Unit]) -> None:
     with pytest.raises(UsageError, match="rates are not known"):
         Pace(tiny_units, Goal(max_ms=1.0))
     pace = Pace(tiny_units, Goal(max_ms=0.5), column(tiny_units, rest_ms=1.0))
-    scores = {u.name: dict.fromkeys(u.options, 1.0) for u in tiny_units}
     with pytest.raises(InfeasibleError, match="that fast") as slow:
-        pace.decode(tiny_units, scores, pace.whole_bytes)
+        pace.check(pace.whole_bytes)
     assert "0.5 ms per token at batch 1" in str(slow.value.got)
+    assert "1 ms of it are beside" in str(slow.value.allowed)
+    Pace(tiny_units, Goal(max_ms=100.0), column(tiny_units)).check(pace.whole_bytes)

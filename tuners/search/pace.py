@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from profiles.errors import InfeasibleError, UsageError
 from tuners.latency.schema import Latency, PlanSpeed
@@ -58,9 +57,7 @@ class Pace:
         limit = self.goal.max_ms if most_ms is None else most_ms
         if limit is None:
             return solve(units, scores, budget_bytes)
-        return self._in_whole_ms(
-            lambda: solve_within_ms(units, scores, budget_bytes, self.costs, limit - self.rest_ms), limit
-        )
+        return solve_within_ms(units, scores, budget_bytes, self.costs, limit - self.rest_ms)
 
     def fastest(self, scores: Scores, budget_bytes: int, most_loss: float | None = None) -> dict[str, str]:
         """The fastest plan within the budget that is predicted to lose at most `most_loss`.
@@ -70,21 +67,24 @@ class Pace:
         """
         return fastest(self.units, scores, budget_bytes, self.costs, most_loss)
 
-    def _in_whole_ms(self, solver: Any, limit: float) -> dict[str, str]:
-        """Errors speak of the whole step: that is what was asked."""
-        try:
-            return dict(solver())
-        except InfeasibleError as exc:
-            if not exc.got or "ms for the quantizable layers" not in exc.got:
-                raise
-            least = self.ms(fastest(self.units, {}, self.whole_bytes, self.costs))
+    def check(self, budget_bytes: int) -> None:
+        """See to it that some plan within the budget keeps the goal's limit on time.
+
+        Raises:
+            InfeasibleError: none does; the message says what is possible.
+        """
+        if self.goal.max_ms is None:
+            return
+        least = self.ms(self.fastest({}, budget_bytes))
+        if least > self.goal.max_ms:
+            anywhere = self.ms(self.fastest({}, self.whole_bytes))
             raise InfeasibleError(
                 "no plan within the budget is predicted to be that fast",
-                got=f"{limit:.4g} ms per token at batch {self.goal.batch}",
-                allowed=f"{least:.4g} ms is the least at any size, {self.rest_ms:.4g} ms of it beside the "
-                "quantizable layers",
-                next_step="a larger --budget, a higher --max-ms-per-token, or another --formats",
-            ) from exc
+                got=f"{self.goal.max_ms:.4g} ms per token at batch {self.goal.batch}",
+                allowed=f"{least:.4g} ms within the budget, {anywhere:.4g} ms at any size; "
+                f"{self.rest_ms:.4g} ms of it are beside the quantizable layers",
+                next_step="a larger --budget, a higher --max-ms-per-token, or other --formats",
+            )
 
     @property
     def whole_bytes(self) -> int:
