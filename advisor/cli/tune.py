@@ -202,10 +202,15 @@ def make_inputs(**fields: object) -> RunInputs:
         found = exc.errors()
         raise UsageError(
             "options out of range",
-            got="; ".join(f"--{str(e['loc'][0]).replace('_', '-')} {e['input']}" for e in found),
+            got="; ".join(f"{_option(str(e['loc'][0]))} {e['input']}" for e in found),
             allowed="; ".join(e["msg"] for e in found),
             next_step="advisor tune --help",
         ) from exc
+
+
+def _option(field: str) -> str:
+    """The option that sets a field of the inputs."""
+    return {"recover_steps": "--recover", "methods": "--method"}.get(field, f"--{field.replace('_', '-')}")
 
 
 def execute(inputs: RunInputs, root: Path, through: Through, *, resume: bool, quiet: bool) -> None:

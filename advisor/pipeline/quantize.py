@@ -14,6 +14,7 @@ from advisor.workspace import Workspace, write_json
 from profiles.errors import AdvisorError, RunFailed, UsageError
 from tuners.events import Message
 from tuners.plan import PrecisionPlan
+from tuners.quantize.methods import methods_by_unit
 
 if TYPE_CHECKING:
     from tuners.quantize.schema import QuantizeResult, QuantizeSpec
@@ -48,7 +49,8 @@ def load_plan(workspace: Workspace) -> PrecisionPlan:
 
 
 def check_plan(plan: PrecisionPlan, facts: Facts) -> None:
-    """Refuse a plan that does not speak of this model's units or wants what cannot run here.
+    """Refuse a plan that does not speak of this model's units, wants what cannot run here, or names a method
+    that cannot make a unit's format.
 
     Raises:
         UsageError: which units, and what they may have.
@@ -75,6 +77,7 @@ def check_plan(plan: PrecisionPlan, facts: Facts) -> None:
                 allowed=", ".join(unit.options),
                 next_step="change the plan, or give --formats with the format",
             )
+    methods_by_unit(facts.units, plan, {})
 
 
 def quantize_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, plan: PrecisionPlan) -> QuantizeSpec:

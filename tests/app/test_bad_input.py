@@ -122,6 +122,39 @@ def test_not_a_plan(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     refused(cli("quantize", "--model", tiny, "--plan", plan), ExitCode.USAGE, "plan.yaml")
 
 
+@pytest.mark.parametrize(
+    ("tokens", "needle"),
+    [
+        (("tune", "MODEL", "--method", "W4A16=awk"), "did you mean awq?"),
+        (("tune", "MODEL", "--method", "W8A8=awq"), "awq cannot make W8A8"),
+        (("auto", "MODEL", "--method", "int5=rtn"), "int4"),
+        (("tune", "MODEL", "--recover", "-1"), "--recover -1"),
+    ],
+)
+def test_methods_that_do_not_exist_or_do_not_fit(
+    cli: Cli, tiny: Path, tokens: tuple[str, ...], needle: str
+) -> None:
+    refused(cli(*(str(tiny) if t == "MODEL" else t for t in tokens)), ExitCode.USAGE, needle)
+
+
+def test_a_plan_with_an_unknown_method_is_refused_before_any_work(
+    cli: Cli, tiny: Path, tmp_path: Path
+) -> None:
+    from profiles.hardware import probe_cpu
+    from profiles.models import read_model
+    from tuners.plan import PrecisionPlan
+    from tuners.units import build_units
+
+    units = build_units(read_model(str(tiny)), probe_cpu().device)
+    formats = {u.name: u.options[0] for u in units}
+    plan = PrecisionPlan(formats=formats, methods={units[0].name: "autoraund"})
+    (tmp_path / "plan.yaml").write_text(plan.to_yaml())
+    found = cli("quantize", "--model", tiny, "--plan", tmp_path / "plan.yaml", "--run", tmp_path / "run")
+    assert found[0] == ExitCode.USAGE
+    assert "did you mean autoround?" in found[2]
+    assert "Quantizing" not in found[2]
+
+
 def test_bench_of_a_planned_device(cli: Cli) -> None:
     refused(cli("hardware", "--gpu", "h100", "--bench"), ExitCode.USAGE, "--bench")
 
