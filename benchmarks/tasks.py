@@ -7,7 +7,7 @@ measures, on the held-out split that nothing has seen: KL and top-1 agreement of
 solver makes of the task's own profile, and of the plan made of the generic profile. The menu is INT4 and
 INT8 per unit, variants are calibrated on generic text for all, so that only the choice of formats differs.
 Losses are means over the counted tokens, differences are paired over sequences (95 % bootstrap). Writes
-FOLDER/tasks.json and FOLDER/tasks.md.
+FOLDER/tasks.json and FOLDER/tasks.md; rows of other tasks that are there already stay.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from tuners.child import CHILD_ENV
 
 os.environ.update({**CHILD_ENV, **os.environ})  # before torch is imported: waiting threads sleep
 
+import torch
+
 from advisor.cli.sensitivity import make_spec
 from profiles.hardware import probe_cpu
 from profiles.models import read_model
@@ -30,6 +32,7 @@ from profiles.tasks import load_task
 from tuners.evaluate import paired_difference
 from tuners.evaluate_schema import Quality, SequenceLoss
 from tuners.events import Event, Message
+from tuners.model import versions
 from tuners.model.items import Sequences
 from tuners.plan import PrecisionPlan
 from tuners.sensitivity.bench import Bench
@@ -39,7 +42,7 @@ from tuners.sensitivity.tasks import profile
 from tuners.solver import solve
 from tuners.units import build_units
 
-HELD_OUT_TOKENS = 4096
+HELD_OUT_TOKENS = 3072
 """Tokens of held-out items measured for each task, prompts included."""
 
 
@@ -89,7 +92,8 @@ def main() -> None:
     ).model_copy(update={"settings": ProfileSettings(most_chunks=4, most_scored=0, exact_cells=0)})
     bench = Bench(spec, say)
     profiles = {"generic": profile(bench, tasks["generic"])}
-    rows = []
+    rows, briefs = earlier(options.out, names)
+    briefs["generic"] = brief(profiles["generic"])
     lowest = {u.name: min(u.options, key=u.bytes_as) for u in units}
     generic = scores(profiles["generic"])
     for name in names[1:]:
@@ -124,10 +128,14 @@ def main() -> None:
                     "difference": against(own_plan, base),
                     "top1_task_plan": own_plan.top1,
                     "top1_generic_plan": base.top1,
+                    "sequence_kl_task_plan": own_plan.sequence_kl,
+                    "sequence_kl_generic_plan": base.sequence_kl,
+                    "sequence_tokens": base.sequence_tokens,
                 }
             )
             print(markdown(rows[-1:]), flush=True)
-        write(options.out, rows, profiles, model.model_id)
+        briefs[name] = brief(profiles[name])
+        write(options.out, rows, briefs, model.model_id)
 
 
 def against(plan: Quality, base: Quality) -> tuple[float, float, float]:
@@ -135,24 +143,34 @@ def against(plan: Quality, base: Quality) -> tuple[float, float, float]:
     return paired_difference(plan.sequence_kl, base.sequence_kl, base.sequence_tokens)
 
 
-def write(folder: Path, rows: list[dict[str, Any]], profiles: dict[str, TaskSensitivity], model: str) -> None:
+def earlier(folder: Path, names: list[str]) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Rows and profiles of tasks that are not measured now."""
+    path = folder / "tasks.json"
+    if not path.exists():
+        return [], {}
+    found = json.loads(path.read_text())
+    rows = [row for row in found["rows"] if row["task"] not in names]
+    return rows, {n: p for n, p in found["profiles"].items() if n not in names}
+
+
+def write(folder: Path, rows: list[dict[str, Any]], profiles: dict[str, dict[str, Any]], model: str) -> None:
     """tasks.json and tasks.md, whole after every task."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = {"rows": rows, "profiles": {n: brief(p) for n, p in profiles.items()}}
-    (folder / "tasks.json").write_text(json.dumps(found, indent=1) + "\n")
+    (folder / "tasks.json").write_text(json.dumps({"rows": rows, "profiles": profiles}) + "\n")
     lines = [
         "# A plan tuned for the task against a plan tuned for generic text, at equal bytes",
         "",
         f"`python benchmarks/tasks.py` on {model}, held-out items, PyTorch on the CPU. Loss: KL to the",
-        "original in nats per counted token; both plans have the same bytes. INT4 and INT8 per unit.",
+        "original in nats per counted token; same bytes for both plans, of INT4 and INT8. Variants of",
+        f"version {versions.VARIANTS} (tuners/model/versions.py), torch {torch.__version__}.",
         "",
         markdown(rows),
         "",
-        "| profile | counted tokens | seconds | stopped |",
-        "|---|---|---|---|",
+        "| profile | counted tokens | stopped |",
+        "|---|---|---|",
         *(
-            f"| {n} | {p.stopped.tokens:,} in {p.stopped.sequences} sequences | {p.seconds:.0f} "
-            f"| {p.stopped.why} |"
+            f"| {n} | {p['stopped']['tokens']:,} in {p['stopped']['sequences']} sequences "
+            f"| {p['stopped']['why']} |"
             for n, p in profiles.items()
         ),
     ]
@@ -181,7 +199,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def brief(found: TaskSensitivity) -> dict[str, object]:
+def brief(found: TaskSensitivity) -> dict[str, Any]:
     """A profile without its units."""
     return found.model_dump(mode="json", exclude={"units", "plan"})
 

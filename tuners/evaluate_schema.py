@@ -43,14 +43,28 @@ def bootstrap(
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """Mean over tokens of per-sequence means with a 95 % interval: percentiles over redrawn sequences."""
+    """Mean over tokens of per-sequence means with a 95 % interval: percentiles over redrawn sequences.
+
+    The percentiles are moved outwards as Student's t asks of so few samples (expanded percentile interval,
+    Hesterberg 2015, arXiv 1411.5279, 4.2): plain ones cover a 95 % interval of 4 sequences only about 80 %.
+    """
     known = np.asarray(values, dtype=float)
     weight = np.asarray(tokens, dtype=float) if len(tokens) else np.ones(len(known))
     rng = np.random.default_rng(seed)
     rows = rng.integers(0, len(known), (resamples, len(known)))
     means = (known * weight)[rows].sum(1) / weight[rows].sum(1)
-    low, high = np.percentile(means, [2.5, 97.5])
+    tail = 100 * _expanded_tail(len(known))
+    low, high = np.percentile(means, [tail, 100 - tail])
     return float(np.average(known, weights=weight)), float(low), float(high)
+
+
+def _expanded_tail(count: int, tail: float = 0.025) -> float:
+    """Phi(-sqrt(n / (n - 1)) t), t the quantile of Student's distribution with n - 1 degrees of freedom."""
+    from scipy.special import ndtr, stdtrit
+
+    if count < 2:
+        return tail
+    return float(ndtr(np.sqrt(count / (count - 1)) * stdtrit(count - 1, tail)))
 
 
 class Quality(Contract):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from profiles.formats import get_format
 from tests.tuners.conftest import sentences
 from tuners.evaluate import Evaluator, compare, paired_difference
+from tuners.evaluate_schema import bootstrap
 from tuners.model.calibrate import build_variants
 from tuners.model.host import ModelHost
 from tuners.model.inputs import fp8_per_token, int8_per_token
@@ -198,6 +200,16 @@ def test_sequences_weigh_as_many_tokens_as_they_count() -> None:
     )  # fmt: skip
     assert table.scores("kl")["a"]["W8A8"] == pytest.approx(1.5)
     assert table.scores("kl", [1, 1])["a"]["W8A8"] == pytest.approx(3.0)
+
+
+def test_an_interval_of_few_samples_covers_what_it_says() -> None:
+    rng = np.random.default_rng(1)
+    held = 0
+    for draw in range(400):
+        values = rng.normal(1.0, 0.3, 6)
+        _, low, high = bootstrap(values, seed=draw, resamples=600)
+        held += low <= 1.0 <= high
+    assert held / 400 > 0.9  # plain percentiles: 0.87
 
 
 def test_paired_difference_covers_zero_for_equal_samples() -> None:

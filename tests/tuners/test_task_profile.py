@@ -233,11 +233,43 @@ def test_scoring_counts_what_the_model_writes(host: ModelHost) -> None:
         EvaluationItem(prompt=prompt, answer="{", scorer="json"),
         EvaluationItem(prompt="", answer=text, scorer="next-token"),
     ]
-    found = scoring.score_items(host, items, 256)
+    found, _ = scoring.score_items(host, items, 256)
     assert found[:4] == [1.0, 0.0, 1.0, 0.0]
     assert found[4:7] == [scoring.Skipped.TOO_LONG, scoring.Skipped.FAILED, scoring.Skipped.FAILED]
     assert isinstance(found[7], float)
     assert 0.2 < found[7] < 1
+
+
+def test_drafts_save_steps_and_change_no_answer(
+    host: ModelHost, store: VariantStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = sentences(12, 78)
+    items = [
+        EvaluationItem(
+            prompt=" ".join(t.split()[: 8 + 2 * i]), answer=" ".join(t.split()[20:30]), scorer="exact"
+        )
+        for i, t in enumerate(words)
+    ]
+    original = scoring.write(host, items)
+    assert max(map(len, original)) > 4
+    steps = 0
+    forward = host.model.forward
+
+    def counted(*args: object, **more: object) -> object:
+        nonlocal steps
+        steps += 1
+        return forward(*args, **more)
+
+    monkeypatch.setattr(host.model, "forward", counted)
+    formats = uniform(host.units.values(), "int4").formats
+    with store.installed(formats):
+        plain = scoring.write(host, items)
+        alone, steps = steps, 0
+        assert scoring.write(host, items, original) == plain
+    assert steps <= alone
+    assert scoring.write(host, items, original) == original
+    garbage = [[3, 4, 5], [], *original[2:]]
+    assert scoring.write(host, items, garbage) == original
 
 
 @pytest.fixture
@@ -265,10 +297,10 @@ def samples(units: list[Unit], noise: float, count: int) -> dict[tuple[str, str]
 def test_a_clear_order_is_decided_by_few_samples_and_a_noisy_one_is_not(units: list[Unit]) -> None:
     budget = sum(u.bytes_as("W4A16_G128") for u in units[:3]) + sum(u.bytes_as("W8A8") for u in units[3:])
     ask = {"tolerance": 0.03, "bootstraps": 40, "seed": 0}
-    plan, sure = stopping.plan_certainty(units, samples(units, 0.01, 4), (9,) * 4, budget, **ask)  # type: ignore[arg-type]
+    plan, sure = stopping.plan_certainty(units, samples(units, 0.01, 6), (9,) * 6, budget, **ask)  # type: ignore[arg-type]
     assert [plan[u.name] for u in units] == ["W4A16_G128"] * 3 + ["W8A8"] * 3
     assert sure == 1.0
-    _, unsure = stopping.plan_certainty(units, samples(units, 2.5, 4), (9,) * 4, budget, **ask)  # type: ignore[arg-type]
+    _, unsure = stopping.plan_certainty(units, samples(units, 2.5, 6), (9,) * 6, budget, **ask)  # type: ignore[arg-type]
     assert unsure < 0.9
 
 
@@ -343,7 +375,7 @@ def test_two_profiles_are_compared_cached_and_say_why_they_stopped(
         assert row.kl.low <= row.kl.value <= row.kl.high
         assert row.score_change is not None
     assert sum(c.how == "measured" for c in first.units) == 4
-    assert first.stopped.sequences >= 4
+    assert first.stopped.sequences >= 6
     assert first.stopped.why
     assert first.stopped.items >= 6
     assert [c.verdict for c in found.crossings].count("own plan") == 2
@@ -376,7 +408,7 @@ def test_few_items_are_measured_but_nothing_is_called_sure(
     rows = [{"prompt": t[:60], "answer": t[61:]} for t in sentences(9, 5)]
     own.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = run(spec(tiny_model_dir, tiny_units, tmp_path, load_task(own)), lambda e: None).tasks[0]
-    assert found.stopped.sequences < 4
+    assert found.stopped.sequences < 6
     assert found.stopped.sure == 0
     assert "used up" in found.stopped.why
     assert {u.verdict for u in found.uniform} == {"undecided"}

@@ -3,5 +3,5 @@
 VARIANTS = 3
 """Raised when the same model and text give other codes."""
 
-PROFILES = 2
+PROFILES = 3
 """Raised when a task's profile would mean something else with the same variants."""

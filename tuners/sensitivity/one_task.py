@@ -153,9 +153,11 @@ class OneTask:
         for start in range(0, len(items), self.set.score_chunk):
             chunk = items[start : start + self.set.score_chunk]
             found: dict[str, list[float | Skipped]] = {}
+            drafts: dict[int, list[int]] | None = None  # of the original, which comes first
             for name, plan in formats.items():
                 with self.bench.store.installed(plan):
-                    found[name] = score_items(self.bench.host, chunk, self.bench.context)
+                    found[name], written = score_items(self.bench.host, chunk, self.bench.context, drafts)
+                drafts = written if drafts is None else drafts
             for i in range(len(chunk)):
                 row = {name: scores[i] for name, scores in found.items()}
                 failed = [value for value in row.values() if isinstance(value, Skipped)]

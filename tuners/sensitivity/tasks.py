@@ -9,6 +9,7 @@ import time
 from profiles.tasks.schema import TaskProfile
 from tuners.child import child_main
 from tuners.events import Emit, StageFinished
+from tuners.model import versions
 from tuners.sensitivity.bench import STAGE, Bench
 from tuners.sensitivity.crossing import conclude, correlate, crossings
 from tuners.sensitivity.one_task import OneTask
@@ -37,8 +38,9 @@ def run(spec: TasksSpec, emit: Emit) -> TasksResult:
 def profile(bench: Bench, task: TaskProfile) -> TaskSensitivity:
     """The profile of one task, from the cache when the task and the settings are the same."""
     units = hashlib.sha256("".join(u.model_dump_json() for u in bench.spec.units).encode()).hexdigest()
+    settings = bench.set.model_dump(mode="json")
     question = json.dumps(
-        [task.model_dump(mode="json"), bench.set.model_dump(mode="json"), bench.spec.budget_bytes, units]
+        [versions.PROFILES, task.model_dump(mode="json"), settings, bench.spec.budget_bytes, units]
     )
     path = bench.folder / f"profile-{hashlib.sha256(question.encode()).hexdigest()[:16]}.json"
     if path.exists():
