@@ -5,8 +5,9 @@
 Writes a random Llama (3 GB in bfloat16 with the defaults, 6 GB in float32), then runs the whole search on
 it in a child process inside a memory control group with that limit, file cache included (as root, cgroup v1
 or v2; elsewhere the limit is only told to the search). `--resident` tries it with the whole model in memory.
-Little text and few trials: what is measured is memory, and the time of a pass. INT4 is offered in the first
-two blocks alone: GPTQ of all of them would take an hour here and the memory of one.
+Little text and few trials: what is measured is memory, and the time of a pass. INT4 and INT8
+are offered in the first two blocks, INT8 in every sixth: rounding all of them would take an hour here, and
+the memory of one.
 """
 
 from __future__ import annotations
@@ -116,9 +117,13 @@ def main() -> None:
     make_model(folder, options.blocks, options.hidden, options.tokenizer)
     model = read_model(str(folder))
     eight, both = ("W8A8", "BF16"), ("W4A16", "W8A8", "BF16")
+
+    def menu(block: int | None) -> tuple[str, ...]:
+        return eight if (block or 0) % 6 == 0 else ("BF16",)
+
     device = probe_cpu().device
     first = build_units(model, device, formats=both)
-    units = [u if (u.block or 0) < 2 else u.model_copy(update={"options": eight}) for u in first]
+    units = [u if (u.block or 0) < 2 else u.model_copy(update={"options": menu(u.block)}) for u in first]
     fixed = fixed_bytes(model, units)
     smallest = sum(min(u.bytes_as(f) for f in u.options) for u in units)
     largest = sum(u.bytes_as("BF16") for u in units)

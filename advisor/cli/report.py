@@ -118,8 +118,37 @@ def _show_search(found: SearchResult) -> None:
             f"(95 %: {other.low:+.4f} to {other.high:+.4f}): {other.verdict}",
             markup=False,
         )
+    for line in (sensitivity_words(found), memory_words(found)):
+        if line:
+            out.print(line, markup=False)
     for note in found.notes:
         out.print(f"note: {note}", markup=False)
+
+
+def sensitivity_words(found: SearchResult) -> str | None:
+    """How sensitivity was found, and how the fast signal agrees with the measured one."""
+    if found.cells_measured is None or "fisher~kl" not in found.signal_correlations:
+        return None
+    how = "every cell measured" if found.sensitivity_mode == "exact" else "backward passes, checked"
+    rank, total = found.signal_correlations["fisher~kl"], found.signal_sums["fisher/kl"]
+    return (
+        f"sensitivity: {how} ({found.cells_measured} of {found.cells} cells); fast signal against measured "
+        f"KL: rank correlation {rank:.2f}, sum {total:.2f}x, a single cell off by "
+        f"{found.signal_errors['fisher/kl']:.0%} (median)"
+    )
+
+
+def memory_words(found: SearchResult) -> str | None:
+    """The memory that was stated before and what was measured."""
+    from advisor.cli.output import size
+
+    if found.memory is None:
+        return None
+    how = "held as a whole" if found.memory.mode == "resident" else "read block by block"
+    return (
+        f"memory: model {how}, peak {size(found.peak_rss_bytes)} (measured), "
+        f"at most {size(found.memory.bound_bytes)} stated before (estimated)"
+    )
 
 
 def speed_words(speed: PlanSpeed) -> str:

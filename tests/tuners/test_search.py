@@ -8,6 +8,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from advisor.cli.report import memory_words, sensitivity_words
 from profiles.errors import InfeasibleError, Interrupted, UsageError
 from profiles.models import read_model
 from profiles.tasks.schema import TaskProfile, TextSplits
@@ -121,6 +122,11 @@ def test_fast_mode_and_two_workers_share_one_study(
 
     assert result.sensitivity_mode == "fast"
     assert result.signal_correlations["fisher~kl"] > 0.5
+    assert 0 < result.signal_errors["fisher/kl"] < 1
+    assert result.cells_measured is not None
+    assert result.cells == 3 * len(tiny_units) > result.cells_measured > 0
+    assert "rank correlation" in (sensitivity_words(result) or "")
+    assert "stated before" in (memory_words(result) or "")
     assert result.trials == 10
     assert result.best.unit_bytes <= job.budget_bytes
     assert [p.unit_bytes for p in result.front] == sorted(p.unit_bytes for p in result.front)

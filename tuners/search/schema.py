@@ -179,7 +179,12 @@ class SearchResult(Contract):
     search_seconds: float
     signal_correlations: dict[str, float]
     signal_sums: dict[str, float] = {}  # sum of a signal over the sum of measured KL: 1 is no bias
+    signal_errors: dict[str, float] = {}  # median over cells of |signal / measured KL - 1|
     sensitivity_mode: str = "exact"
+    cells_measured: int | None = (
+        None  # of `cells` (unit, format) pairs; the others have the fast signals alone
+    )
+    cells: int | None = None
     peak_rss_bytes: int
     memory: SearchMemory | None = None
     notes: tuple[str, ...] = ()

@@ -63,6 +63,12 @@ class SensitivityTable(Contract):
         below = sum(y for _, y in known)
         return sum(x for x, _ in known) / below if below > 0 else None
 
+    def median_error(self, signal: str) -> float | None:
+        """Median over the cells that have both of |signal / KL - 1|: how far a single cell is off."""
+        pairs = [(self._value(c, signal), self._value(c, KL)) for c in self.cells]
+        off = [abs(x / y - 1) for x, y in pairs if x is not None and y is not None and y > 0]
+        return float(np.median(off)) if off else None
+
     @property
     def sequences(self) -> int:
         """Sequences that the KL signal was measured on (the largest number of any cell)."""
