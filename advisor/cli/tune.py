@@ -236,7 +236,7 @@ def _dry_run(inputs: RunInputs, root: Path, *, json: bool) -> int:
     from advisor.pipeline.facts import gather
     from advisor.pipeline.footprint import resolve_budget
     from advisor.pipeline.search import search_memory_of
-    from tuners.search.memory import memory_text, require
+    from tuners.search.memory import memory_text, quantize_memory, require
 
     facts = gather(inputs)
     budget, origin = resolve_budget(facts, inputs)
@@ -244,6 +244,9 @@ def _dry_run(inputs: RunInputs, root: Path, *, json: bool) -> int:
     original = sum(t.nbytes for t in facts.model.tensors)
     memory = search_memory_of(inputs, facts)
     require(memory)
+    quantizing = quantize_memory(
+        facts.model.tensors, facts.units, inputs.calibration_samples, inputs.calibration_tokens
+    )
     plan = {
         "run": str(root),
         "model": facts.model.model_id,
@@ -256,6 +259,7 @@ def _dry_run(inputs: RunInputs, root: Path, *, json: bool) -> int:
         "bits_per_weight": budget.bits_per_weight,
         "budget_origin": origin,
         "memory": memory.model_dump(mode="json"),
+        "quantize_memory": quantizing.model_dump(mode="json") if memory.mode == "streamed" else None,
         "download_bytes": original if facts.model.path is None else 0,
     }
     if json:
@@ -266,6 +270,8 @@ def _dry_run(inputs: RunInputs, root: Path, *, json: bool) -> int:
     print(f"  budget: {size(budget.total_bytes)}, {budget.bits_per_weight:.3f} bits per weight ({origin})")
     print(f"  {len(facts.units)} units, {options} sensitivity cells, {inputs.trials} trials")
     print(f"  memory: {memory_text(memory)}")
+    if memory.mode == "streamed":
+        print(f"  memory of quantizing, block by block: at most {size(quantizing.total_bytes)} (estimated)")
     print(
         f"  disk: {size(memory.variants_disk_bytes)} for quantized variants in the cache"
         + (f", {size(memory.scratch_disk_bytes)} for hidden states" if memory.scratch_disk_bytes else "")
