@@ -35,6 +35,8 @@ SWEPT_TOKENS = 64
 """Up to so many rows a layer's time is that of reading its weights: from where they really lie."""
 LONGEST_CALL_MS = 1500.0
 """A call expected to take longer is not made: its time is that of fewer rows, times the rows."""
+TWIN_BYTES = 256 << 20
+"""Larger layers need no twin: they do not stay in any cache themselves."""
 SLOW_MACS_S = 1e8
 """Below this rate even one row is arithmetic, not reading (PyTorch's FP8 matmul on CPUs: 6e6)."""
 GROWTH_SPREAD = 0.3
@@ -187,7 +189,9 @@ def _fill(name: str, data: Any, shape: Shape, generator: Any) -> None:
 def _timed(shape: Shape, fmt: str, dtype: str, place: str, clock: Clock, seconds: float) -> LayerTime:
     import torch
 
-    layer, twin = (build_layer(shape, fmt, dtype, place) for _ in range(2))
+    layer = build_layer(shape, fmt, dtype, place)
+    large = 2 * shape.in_features * shape.out_features > TWIN_BYTES
+    twin = layer if large else build_layer(shape, fmt, dtype, place)
     spreads: list[Spread] = []
     for before, tokens in zip((1, *TOKENS), TOKENS, strict=False):
         grown = tokens / before * spreads[-1].value if spreads else 0.0

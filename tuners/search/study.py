@@ -84,6 +84,8 @@ class PlanSearch:
             pruner=self._pruner(),
         )
         if not self.worker:
+            fastest = self.pace.goal.objective == "fastest"
+            study.set_metric_names(["ms per token" if fastest else "KL"])  # what dashboards call the axis
             fail_abandoned(study)
         self.trials.remember(study)
         return study
