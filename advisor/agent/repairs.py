@@ -18,13 +18,14 @@ demo model the search beat the exact additive plan by 0 to 5 % of the KL; three 
 more is not."""
 
 RECOVER_GAP = 0.4
-"""The same for training: distilling the original into the codes wins more than a better rounding."""
+"""The same for training, which wins more than a better rounding (benchmarks/recover.py)."""
 
 
 def without_bytes(now: Situation, why: str, gap: float, *, last_means: bool) -> Decision | None:
-    """The next of these that was not tried; a large gap is tried by them only where nothing else is left."""
+    """The next of these that was not tried. A gap that is not small is tried by them only where bytes may not
+    grow: training and other roundings take longer than another plan."""
     means: list[Callable[[Situation, str], Decision | None]] = []
-    if gap <= RECOVER_GAP or last_means:
+    if gap <= SMALL_GAP or (last_means and gap <= RECOVER_GAP):
         means.append(recover)
     if gap <= SMALL_GAP or last_means:
         means += [method, groups, wider_cache]

@@ -12,7 +12,7 @@ from advisor.agent.decide import decide
 from advisor.agent.diagnose import Cause, diagnose
 from advisor.agent.groups import Wider, wider_menu
 from advisor.agent.layers import OUTLIER, corrected, outliers, worst_in_words
-from advisor.agent.schema import Action, Outcome
+from advisor.agent.schema import Action, Limits, Outcome
 from advisor.agent.situation import Situation
 from advisor.pipeline.facts import Facts
 from advisor.pipeline.inputs import RunInputs
@@ -215,9 +215,11 @@ def test_what_helped_is_kept() -> None:
 
 def test_a_large_gap_goes_to_bytes_first_and_to_the_rest_where_bytes_may_not_grow() -> None:
     allowed = limits(methods=("awq-gptq",), recover_steps=100)
-    missed = attempt(1, int4(), 1.3, failed=("quality floor",))
-    grown = Situation(
-        allowed.model_copy(update={"max_budget_bytes": INT8}), settings(), units(), SCORES, (missed,)
-    )
-    assert decide(grown).action is Action.BUDGET
-    assert decide(Situation(allowed, settings(), units(), SCORES, (missed,))).action is Action.RECOVER
+    more = allowed.model_copy(update={"max_budget_bytes": INT8})
+
+    def action(ratio: float, limit: Limits) -> Action:
+        missed = attempt(1, int4(), ratio, failed=("quality floor",))
+        return decide(Situation(limit, settings(), units(), SCORES, (missed,))).action
+
+    assert [action(r, more) for r in (1.055, 1.07, 1.3)] == [Action.RECOVER, Action.BUDGET, Action.BUDGET]
+    assert [action(r, allowed) for r in (1.07, 1.3)] == [Action.RECOVER, Action.METHOD]
