@@ -12,7 +12,6 @@ FILES = (
     "plan.yaml",
     "quantize.json",
     "validation.json",
-    "blame.json",
     "validation/quantized.json",
     "validation/quantized.stamp",
     "stages/quantize.json",

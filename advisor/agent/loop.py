@@ -9,7 +9,7 @@ from advisor.agent.decide import decide
 from advisor.agent.diagnose import best_attempt, diagnose
 from advisor.agent.groups import Wider, wider_menu
 from advisor.agent.journal import DECISIONS, DecisionLog
-from advisor.agent.layers import COMPARED, compare_layers
+from advisor.agent.layers import COMPARED, FILE, compare_layers
 from advisor.agent.schema import Action, AgentVerdict, Attempt, Decision, Limits, Outcome, Settings
 from advisor.agent.situation import Situation
 from advisor.pipeline.facts import Facts, save_facts
@@ -166,6 +166,7 @@ def _compared(
     limits: Limits,
 ) -> Outcome:
     """The outcome with the units to blame, where that can help to decide what comes next."""
+    context.workspace.path(FILE).unlink(missing_ok=True)  # that of an earlier attempt
     last = decision.number >= limits.attempts or limits.floor < 1 or outcome.repeated
     if last or outcome.plan is None or diagnose(outcome) not in COMPARED:
         return outcome

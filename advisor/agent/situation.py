@@ -12,6 +12,9 @@ from advisor.agent.schema import Action, Attempt, Decision, Limits, Outcome, Set
 from tuners.plan import PrecisionPlan, Unit
 from tuners.solver import Scores
 
+TRIES = frozenset({Action.RECOVER, Action.METHOD, Action.GROUP})
+"""Means that a model or a machine may not allow (training needs memory): the loop goes on without them."""
+
 
 @dataclass(frozen=True)
 class Situation:
@@ -28,8 +31,10 @@ class Situation:
 
     @property
     def last(self) -> Attempt:
-        """The latest attempt."""
-        return self.attempts[-1]
+        """The latest attempt, but no mere try (TRIES) that could not be carried out."""
+        tries = (a for a in reversed(self.attempts)
+                 if a.outcome.error is None or a.decision.action not in TRIES)  # fmt: skip
+        return next(tries, self.attempts[-1])
 
     @property
     def settings(self) -> Settings:

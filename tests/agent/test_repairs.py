@@ -223,3 +223,17 @@ def test_a_large_gap_goes_to_bytes_first_and_to_the_rest_where_bytes_may_not_gro
 
     assert [action(r, more) for r in (1.055, 1.07, 1.3)] == [Action.RECOVER, Action.BUDGET, Action.BUDGET]
     assert [action(r, allowed) for r in (1.07, 1.3)] == [Action.RECOVER, Action.METHOD]
+
+
+def test_a_try_that_cannot_be_carried_out_does_not_end_the_loop() -> None:
+    allowed = limits(methods=("awq-gptq",), recover_steps=100, max_budget_bytes=INT8)
+    missed = attempt(1, int4(), 1.055, failed=("quality floor",))
+    failed = attempt(2, int4(), None, action=Action.RECOVER, now=settings(recover_steps=100), gates=(),
+                     passed=False, error={"what": "too large to train here", "got": "12 GiB"})  # fmt: skip
+    found = decide(Situation(allowed, settings(), units(), SCORES, (missed, failed)))
+    assert (found.number, found.action, found.settings.recover_steps) == (3, Action.METHOD, 0)
+    # another plan that fails is still the end: something is broken
+    broken = failed.model_copy(
+        update={"decision": failed.decision.model_copy(update={"action": Action.BUDGET})}
+    )
+    assert decide(Situation(allowed, settings(), units(), SCORES, (missed, broken))).status == "unrepairable"
