@@ -2,8 +2,8 @@
 
 Each runs in a child process with the interpreter that has it, on the same model, the same calibration text
 (the whole search split of the product's generic task in samples of 256 tokens), the same fused units and
-the same budgets in bytes. What it could not be told is in `NOTES`. The answer is kept; its seconds are
-those of the run that made it.
+the same budgets in bytes. What it could not be told is in `NOTES`. The answer is kept; its processor
+seconds are those of the run that made it.
 """
 
 from __future__ import annotations

@@ -101,9 +101,9 @@ def product(request: dict) -> dict:
     out: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for budget in request["budgets"]:
-            start = time.monotonic()
+            start = time.process_time()
             model, state = search(request, budget, "awq_lite", f"{folder}/state.pth")
-            seconds = time.monotonic() - start
+            seconds = time.process_time() - start
             plan = plan_of(request, state, state["best"]["recipe"])
             out[str(budget)] = {"plan": plan, "seconds": seconds}
             out[str(budget)]["texts"] = judged(model, request["held_out"])
@@ -122,13 +122,13 @@ def plan_of(request: dict, state: dict, best: dict) -> dict[str, str]:
 
 def allocate(request: dict) -> dict:
     """Plans by budget, and seconds: to the scores and the first plan, and of all."""
-    start = time.monotonic()
+    start = time.process_time()
     import modelopt
     from modelopt.torch.quantization.algorithms import _resolve_best_recipe
 
-    loaded = time.monotonic()
+    loaded = time.process_time()
     _, state = search(request, request["budgets"][0], "max")
-    seconds = time.monotonic() - loaded
+    seconds = time.process_time() - loaded
 
     def solved(bits: float) -> dict[str, str]:
         return plan_of(request, state, _resolve_best_recipe(state, {"effective_bits": bits}))
@@ -144,7 +144,7 @@ def allocate(request: dict) -> dict:
     return {
         "plans": plans,
         "seconds": seconds,
-        "seconds_all": time.monotonic() - start,
+        "seconds_all": time.process_time() - start,
         "version": modelopt.__version__,
     }
 
