@@ -61,6 +61,7 @@ def allocation(bench: Bench, table: SensitivityTable, bits: float) -> Makers:
     return {
         ADVISOR: lambda: searched(bench, table, budget),
         others.AUTOSCHEME: lambda: others.answer(bench, others.AUTOSCHEME)["plans"][budget],
+        others.AUTOSCHEME_16: lambda: others.answer(bench, others.AUTOSCHEME_16)["plans"][budget],
         others.MODELOPT: lambda: others.answer(bench, others.MODELOPT)["plans"][budget],
         "exact additive, measured KL": lambda: solve(units, table.scores(KL), budget),
         "gradient at the low-bit point (MLX's rule)": lambda: rules.upgrade_in_order(
@@ -330,7 +331,7 @@ def report(rows: list[dict], out: Path) -> str:
 def table_of(rows: list[dict]) -> str:
     """One table, budget by budget, the best first."""
     lines = [
-        "| budget | allocator | bits | KL | over Advisor's | minus Advisor's, 95 % | perplexity W/G/H | CPU s |",
+        "| budget | allocator | bits | KL | over Advisor's | minus Advisor's, 95 % | perplexity W/G/H | s |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for bits in sorted({r["budget"] for r in rows}):

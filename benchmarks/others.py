@@ -23,8 +23,10 @@ SEQ_LEN, TEXT_TOKENS = 256, 300
 """Tokens of a sample; texts are cut a little longer, for AutoRound drops what is shorter."""
 
 AUTOSCHEME, MODELOPT = "AutoScheme (AutoRound)", "auto_quantize (ModelOpt)"
+AUTOSCHEME_16 = f"{AUTOSCHEME}, 16-bit among its options"
 NOTES = {
     AUTOSCHEME: "one group size for the whole model (the menu's smallest); 16-bit not among its options",
+    AUTOSCHEME_16: "the same with the menu's 16-bit",
     MODELOPT: "method `gradient`, group sizes and bytes by module as in the menu",
 }
 SHARED = [["q_proj", "k_proj", "v_proj"], ["gate_proj", "up_proj"]]
@@ -33,15 +35,16 @@ SHARED = [["q_proj", "k_proj", "v_proj"], ["gate_proj", "up_proj"]]
 def answer(bench: Bench, tool: str) -> dict:
     """Plans by budget (unit -> format) and seconds of a tool, from disk when it has answered."""
     bench.out.joinpath("peers").mkdir(parents=True, exist_ok=True)
-    short = "autoround" if tool == AUTOSCHEME else "modelopt"
+    short = {AUTOSCHEME: "autoround", AUTOSCHEME_16: "autoround16", MODELOPT: "modelopt"}[tool]
     path = bench.out / "peers" / f"{short}-{bench.options.samples}.json"
     if not path.exists():
         bench.clock.check()
         asked = request(bench, path, [bench.bytes_for(b) for b in bench.options.budgets])
-        python = sys.executable if tool == AUTOSCHEME else str(bench.options.modelopt_python)
+        asked["offer_16"] = tool == AUTOSCHEME_16
+        python = str(bench.options.modelopt_python) if tool == MODELOPT else sys.executable
         with path.with_suffix(".log").open("w") as log:
             subprocess.run(
-                [python, str(HERE / f"{short}_child.py")],
+                [python, str(HERE / f"{short.removesuffix('16')}_child.py")],
                 input=json.dumps(asked), text=True, stdout=log, stderr=subprocess.STDOUT, check=True,
             )  # fmt: skip
     found = json.loads(path.read_text())

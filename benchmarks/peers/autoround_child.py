@@ -44,6 +44,8 @@ def tool_for(request: dict, target: float, iters: int) -> Any:
             bits=8, group_size=-1, sym=True, act_bits=8, act_group_size=-1, act_sym=True, act_dynamic=True
         ),
     ]
+    if request.get("offer_16"):
+        options.append("BF16")
     text = {"nsamples": request["nsamples"], "seqlen": request["seqlen"], "dataset": request["texts"]}
     scheme = AutoScheme(avg_bits=target, options=options, shared_layers=request["shared"], **text)
     return AutoRound(request["model"], scheme=scheme, iters=iters, device_map="cpu", **text)
@@ -91,7 +93,8 @@ def allocate(request: dict) -> dict:
     def run(target: float) -> dict[str, str]:
         generator.auto_scheme.avg_bits = target
         config = generator.get_layer_config()
-        return {u: f"int{config[names[0]]['bits']}" for u, names in request["linears"].items()}
+        bits = {u: config[names[0]]["bits"] for u, names in request["linears"].items()}
+        return {u: "16-bit" if b == 16 else f"int{b}" for u, b in bits.items()}
 
     def used(plan: dict[str, str]) -> int:
         return sum(request["bytes"][u][f] for u, f in plan.items())
