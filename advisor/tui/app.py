@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on, work
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.binding import BindingType
 from textual.screen import Screen
 from textual.widget import Widget
@@ -18,6 +18,7 @@ from textual.worker import get_current_worker
 
 from advisor.tui import keymap, run_files, themes
 from advisor.tui.follow import Follower
+from advisor.tui.key_order import KeysInOrder
 from advisor.tui.messages import Failed, HardwareRead, RunEvents
 from advisor.tui.process import Launched, launch, owner, pause, paused, stop, stop_group
 from advisor.tui.run_state import RunState
@@ -40,7 +41,7 @@ def _screen(name: str) -> Callable[[], Screen[Any]]:
     return build
 
 
-class AdvisorApp(App[int]):
+class AdvisorApp(KeysInOrder):
     """`advisor` without arguments."""
 
     TITLE = "advisor"

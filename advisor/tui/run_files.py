@@ -109,7 +109,10 @@ def inputs(root: Path) -> RunInputs | None:
         return None
 
 
-SHOWN = {"model", "task", "budget", "gpu", "count", "trials", "serving"}
+SHOWN = {
+    "model", "task", "budget", "gpu", "count", "trials", "serving", "methods", "recover_steps",
+    "max_ms_per_token",
+}  # fmt: skip
 SHOWN_SERVING = {"max_model_len", "concurrency", "kv_cache_dtype", "tensor_parallel_size"}
 """What the forms ask; the rest of a run's inputs is kept as it is."""
 
@@ -126,6 +129,8 @@ def adopt(session: Session, root: Path) -> None:
     session.context, session.concurrency = asked.serving.max_model_len, asked.serving.concurrency
     session.kv_cache_dtype = asked.serving.kv_cache_dtype
     session.tp = asked.serving.tensor_parallel_size
+    session.max_ms_per_token = asked.max_ms_per_token
+    session.methods, session.recover_steps = {**asked.methods}, asked.recover_steps
     session.more = asked.model_dump(exclude=SHOWN, exclude_defaults=True)
     session.more_serving = asked.serving.model_dump(exclude=SHOWN_SERVING, exclude_defaults=True)
     session.opened = session.question
@@ -157,6 +162,9 @@ def run_for(session: Session) -> Path:
         count=session.count,
         serving=session.spec(),
         trials=session.trials,
+        max_ms_per_token=session.max_ms_per_token,
+        methods=session.methods,
+        recover_steps=session.recover_steps,
         **session.more,
     )
     return asked.run_dir()

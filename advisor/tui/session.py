@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 
 SERVING_OPTIONS = {"pipeline_parallel_size": "--pp", "kv_cache_memory_bytes": "--kv-cache-memory"}
 """Options whose name is not the field's."""
+MORE = frozenset(
+    {
+        "calibration_samples", "formats", "latency", "max_kl", "memory", "objective", "offline", "revision",
+        "rounding_steps", "seed", "sensitivity", "storage", "trust_remote_code", "workers", "yes",
+    }
+)  # fmt: skip
+"""Fields of a run's inputs that the command line takes; the others are effort and keep their defaults."""
 
 
 @dataclass
@@ -33,6 +40,9 @@ class Session:
     budget: str = "5.5bits"
     trials: int = 32
     through: str = "export"
+    methods: dict[str, str] = field(default_factory=dict)
+    recover_steps: int = 0
+    max_ms_per_token: float | None = None
     run: Path | None = None
     more: dict[str, Any] = field(default_factory=dict)
     """What the run that is open was asked besides: fields of RunInputs that no form shows."""
@@ -54,6 +64,7 @@ class Session:
             self.concurrency,
             self.kv_cache_dtype,
             self.tp,
+            self.max_ms_per_token,
             *sorted(map(str, (*self.more.items(), *self.more_serving.items()))),
         )
 
@@ -113,7 +124,13 @@ class Session:
         out += [*self.device_arguments(), *self.serving_arguments()]
         if self.trials != 32:
             out += ["--trials", str(self.trials)]
-        out += _options(self.more, {})
+        if self.max_ms_per_token is not None:
+            out += ["--max-ms-per-token", f"{self.max_ms_per_token:g}"]
+        if self.methods:
+            out += ["--method", method_words(self.methods)]
+        if self.recover_steps:
+            out += ["--recover", str(self.recover_steps)]
+        out += _options({k: v for k, v in self.more.items() if k in MORE}, {})
         if self.through != "search":
             out += ["--through", self.through]
         if self.run is not None and self.opened in (None, self.question):
@@ -123,6 +140,11 @@ class Session:
     def stage_command(self, stage: str) -> list[str]:
         """The twin of a later stage of the run."""
         return [stage, "--run", str(self.run) if self.run else "DIR"]
+
+
+def method_words(methods: dict[str, str]) -> str:
+    """Methods as --method takes them: one for all formats, or W4A16=awq,W8A8=smoothquant."""
+    return ",".join(method if scope == "*" else f"{scope}={method}" for scope, method in methods.items())
 
 
 def _options(fields: dict[str, Any], names: dict[str, str]) -> list[str]:

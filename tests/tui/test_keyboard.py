@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from textual import events
 from textual.pilot import Pilot
 from textual.widgets._footer import FooterKey
 
@@ -35,14 +36,52 @@ def test_the_form_of_a_run_is_filled_in_without_a_mouse() -> None:
         await pilot.press(*"12x7", "down")  # no letters in a number
         await until(pilot, lambda: focused(app) == "through")
         await pilot.press("h", "enter")
+        await until(pilot, lambda: focused(app) == "speed")
+        await pilot.press(*"12.5", "enter")
+        await until(pilot, lambda: focused(app) == "method")
+        await pilot.press("right", "enter")
+        await until(pilot, lambda: focused(app) == "recover")
+        await pilot.press("l", "l", "enter")
         await until(pilot, lambda: focused(app) == "stages-panel")
-        assert twin(app) == "$ advisor tune MODEL --budget 40% --trials 127 --through validate"
+        assert twin(app) == (
+            "$ advisor tune MODEL --budget 40% --trials 127 --max-ms-per-token 12.5 --method rtn "
+            "--recover 100 --through validate"
+        )
         await pilot.press("e", "down", "up")
         await until(pilot, lambda: focused(app) == "budget")
         await pilot.press("escape")
         await until(pilot, lambda: focused(app) == "stages-panel")
         await until(pilot, lambda: "Start/resume" in footer(app))
         await opened(app, pilot, "7", "runs")
+
+    drive(scenario, gpu=None)
+
+
+def test_keys_typed_ahead_go_where_they_are_meant() -> None:
+    """All at once, as on a machine that is too busy to read them one by one."""
+
+    async def scenario(app: AdvisorApp, pilot: Pilot[Any]) -> None:
+        keys = [
+            "4",
+            "e",
+            *"6bits",
+            "enter",
+            *"27",
+            "enter",
+            "h",
+            "enter",
+            "enter",
+            "right",
+            "escape",
+            "S",
+            "1",
+        ]
+        for key in keys:
+            app.post_message(events.Key(key, key if len(key) == 1 else None))
+        await until(pilot, lambda: app.current_mode == "hardware")
+        await opened(app, pilot, "4", "tune")
+        wanted = "$ advisor tune MODEL --budget 6bits --trials 27 --method rtn --through validate"
+        assert twin(app) == wanted
 
     drive(scenario, gpu=None)
 
@@ -89,11 +128,13 @@ def test_options_without_a_field_are_kept() -> None:
     session = Session(
         model="m",
         through="search",
-        more={"seed": 3, "formats": ("W8A8", "BF16"), "offline": True},
+        more={"seed": 3, "formats": ("W8A8", "BF16"), "offline": True, "eval_tokens": 64},
+        methods={"W4A16": "awq", "W8A8": "smoothquant"},
         more_serving={"pipeline_parallel_size": 2, "enforce_eager": True},
     )
     assert session.tune_command()[4:] == [
-        "--pp", "2", "--enforce-eager", "--seed", "3", "--formats", "W8A8,BF16", "--offline",
+        "--pp", "2", "--enforce-eager", "--method", "W4A16=awq,W8A8=smoothquant", "--seed", "3",
+        "--formats", "W8A8,BF16", "--offline",
     ]  # fmt: skip
     session.choose_model("other")
-    assert session.tune_command() == ["tune", "other", "--budget", "5.5bits"]
+    assert session.tune_command()[4:] == ["--method", "W4A16=awq,W8A8=smoothquant"]  # a form shows it

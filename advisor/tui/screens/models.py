@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 CONTEXTS = (None, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144)
 CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-KV_DTYPES = ("auto", "fp8", "int8")
+KV_DTYPES = ("auto", "fp8", "int8", "nvfp4")
 TPS = (1, 2, 4, 8)
 RANK_DELAY_S = 0.4
 """The whole catalogue is asked again when the steppers have rested for this long: the bar comes first."""

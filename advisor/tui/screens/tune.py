@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from rich.text import Text
 from textual import on
 from textual.binding import Binding, BindingType
-from textual.containers import Grid, Horizontal
+from textual.containers import Container, Grid, Horizontal
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
 from advisor.tui import run_files
 from advisor.tui.run_state import FULL
 from advisor.tui.screens.base import AdvisorScreen
-from advisor.tui.session import Session
+from advisor.tui.session import Session, method_words
 from advisor.tui.stage_words import stage_lines
 from advisor.tui.widgets.field import Field
 from advisor.tui.widgets.front_plot import MARKS, FrontItem, FrontPlot, Sizes
@@ -30,6 +30,8 @@ from profiles.errors import AdvisorError
 from tuners.events import Event, TrialFinished
 
 THROUGH = ("search", "quantize", "validate", "export")
+RECOVER = (0, 50, 100, 200, 400)
+"""Steps of training towards the original after quantization; 200 are usual."""
 REDRAW_GAP_S = 0.4
 """The plot is drawn at most this often, however many events come."""
 LINE_STEP = 0.25
@@ -48,11 +50,15 @@ class TuneScreen(AdvisorScreen):
  d         the demo: a small real model through every stage
  < >       move the budget line on the plot (or drag it with the mouse); the plan below is the
            best one measured under it.  =  back to the budget of the run
- e         edit budget, trials and last stage: enter goes to the next one, escape back to the stages
+ e         edit the question: enter goes to the next field, left and right change a choice, escape
+           goes back to the stages. ms/token: the slowest decoding step that is accepted, as
+           predicted from timed layers (empty: any). method: how weights become codes (auto: what
+           measured best for each format). recover: steps of training the checkpoint afterwards
  tab       stages, plan, trials, then the form
 
 The run is a process of its own: it goes on when this window closes, and 7 opens it again.
-Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * chosen plan."""
+Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, f of the whole front,
+ * best trial so far, then the chosen plan. enter on a trial shows its plan."""
     AUTO_FOCUS = "#stages-panel"
     CSS_PATH: ClassVar[list[str]] = ["base.tcss", "tune.tcss"]  # type: ignore[assignment]
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -82,14 +88,21 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
 
     def body(self) -> Iterable[Widget]:
         """The question above; stages, front, plan and trials below."""
-        with Horizontal(id="form"):
-            yield Static("budget", classes="label")
-            yield Field(self.session.budget, placeholder="from the device", id="budget")
-            yield Static("trials", classes="label")
-            yield Field(str(self.session.trials), type="integer", max_length=5, id="trials")
-            through = Stepper("through", [(t, t) for t in THROUGH], id="through")
-            through.choose(self.session.through)
-            yield through
+        from tuners.quantize.methods import NAMES
+
+        methods: list[tuple[dict[str, str], str]] = [({}, "auto"), *(({"*": n}, n) for n in NAMES)]
+        with Container(id="form"):
+            with Horizontal():
+                yield Static("budget", classes="label")
+                yield Field(self.session.budget, placeholder="from the device", id="budget")
+                yield Static("trials", classes="label")
+                yield Field(str(self.session.trials), type="integer", max_length=5, id="trials")
+                yield Stepper("through", [(t, t) for t in THROUGH], id="through")
+            with Horizontal():
+                yield Static("ms/token", classes="label")
+                yield Field(_ms(self.session), placeholder="any", type="number", max_length=7, id="speed")
+                yield Stepper("method", methods, id="method")
+                yield Stepper("recover", [(n, f"{n} steps" if n else "no") for n in RECOVER], id="recover")
         yield Sheet(id="problem", classes="error")
         with Grid(id="panels"):
             with Scroll(id="stages-panel", classes="panel") as stages:
@@ -101,7 +114,9 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
             with Scroll(id="plan-panel", classes="panel") as plan:
                 plan.border_title = "Plan"
                 yield Sheet(id="plan")
-            trials = Table(">trial", "state", ">KL", ">bits", ">s", "plan", id="history", classes="panel")
+            trials = Table(
+                ">trial", "state", ">KL", ">bits", ">ms/token", ">s", "plan", id="history", classes="panel"
+            )
             trials.border_title = "Trials"
             yield trials
 
@@ -122,6 +137,11 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
         trials = self.query_one("#trials", Input).value
         self.session.trials = int(trials) if trials.isdigit() else self.session.trials
         self.session.through = str(self.query_one("#through", Stepper).value)
+        speed = self.query_one("#speed", Field)
+        if speed.is_valid:
+            self.session.max_ms_per_token = float(speed.value) if speed.value else None
+        self.session.methods = cast("dict[str, str]", self.query_one("#method", Stepper).value)
+        self.session.recover_steps = cast("int", self.query_one("#recover", Stepper).value)
         self.refresh_lines()
 
     def action_edit(self) -> None:
@@ -215,10 +235,18 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
 
     def shown_again(self) -> None:
         """The session may have changed on another screen."""
-        for name, value in (("#budget", self.session.budget), ("#trials", str(self.session.trials))):
+        for name, value in (
+            ("#budget", self.session.budget),
+            ("#trials", str(self.session.trials)),
+            ("#speed", _ms(self.session)),
+        ):
             field = self.query_one(name, Input)
             if field.value != value and not field.has_focus:
                 field.value = value
+        session = self.session
+        self.query_one("#through", Stepper).choose(session.through)
+        self.query_one("#method", Stepper).choose(session.methods, method_words(session.methods))
+        self.query_one("#recover", Stepper).choose(session.recover_steps)
         self._dirty, self._problem = True, ""
         self._redraw()
 
@@ -270,7 +298,8 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
                 FrontItem(kind, t.bits_per_weight, kl, t.label, t.formats, "search", t.decode_ms)
             )
         out = [*self._trials]
-        if (best := state.best_trial) is not None:
+        final = None if state.root is None else run_files.plan(state.root)
+        if final is None and (best := state.best_trial) is not None:
             out.append(
                 FrontItem(
                     "best",
@@ -282,9 +311,10 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
                     best.decode_ms,
                 )
             )
+        chosen = "" if final is None else final.label.removeprefix("Advisor (").removesuffix(")")
         for p in state.front:
             if p.split != "evaluate":
-                kind = "uniform" if "uniform" in p.label else "exact" if "exact" in p.label else "best"
+                kind = "best" if p.label == chosen else _kind(p.label)
                 out.append(FrontItem(kind, p.bits_per_weight, p.kl, p.label, p.formats, p.split, p.decode_ms))
         return out
 
@@ -305,6 +335,7 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
                 t.state,
                 "-" if t.kl is None else f"{t.kl:.3g}",
                 f"{t.bits_per_weight:.3f}",
+                "-" if t.decode_ms is None else f"{t.decode_ms:.3g}",
                 f"{t.seconds:.1f}",
                 t.label,
             )
@@ -349,6 +380,17 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, * c
         if formats is not before[0] or places is not before[1] or width != before[2]:
             self._strip = (formats, places, width)
             self.query_one("#plan", Sheet).show(plan_text(formats, places, width) if formats else Text(""))
+
+
+def _ms(session: Session) -> str:
+    """The limit on a decoding step as the form shows it."""
+    return "" if session.max_ms_per_token is None else f"{session.max_ms_per_token:g}"
+
+
+def _kind(label: str) -> str:
+    """What a measured plan of the front is, by the label that the search gives it."""
+    kinds = {"uniform": "uniform", "exact": "exact", "front": "front"}
+    return next((kind for begin, kind in kinds.items() if label.startswith(begin)), "trial")
 
 
 SCREEN = TuneScreen

@@ -19,6 +19,7 @@ from advisor.tui.words import size
 MARKS = {
     "pruned": ("x", "dim"),
     "trial": ("o", "blue"),
+    "front": ("f", "green"),
     "uniform": ("U", "bold magenta"),
     "exact": ("E", "bold cyan"),
     "best": ("*", "bold green"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping
@@ -9,14 +10,15 @@ from typing import NamedTuple
 
 from rich.text import Text
 
-FORMAT_CELLS = {
+FAMILY_CELLS = {
     "16-bit": ("B", "black on white"),
-    "fp8": ("F", "black on cyan"),
-    "int8": ("8", "black on green"),
-    "int4": ("4", "black on yellow"),
-    "fp4": ("N", "white on magenta"),
+    "fp8": ("Fghijk", "black on cyan"),
+    "int8": ("8uvwxyz", "black on green"),
+    "int4": ("4abcdefopqr", "black on yellow"),
+    "fp4": ("NMLK", "white on magenta"),
 }
-"""A letter and a colour per family of formats; the letter alone is enough."""
+"""Letters and a colour per family of formats: a letter for each of its formats, in the menu's order. The
+letter alone is enough."""
 
 HEAT = ("on #0b3d0b", "on #2e5d0a", "on #6b6b00", "on #8a5a00", "on #9a3b00", "on #a01010")
 LETTERS = "0123456789"
@@ -39,22 +41,38 @@ def _block(name: str) -> int | None:
     return int(numbers[0]) if numbers else None
 
 
+@functools.cache
+def format_cell(name: str) -> tuple[str, str]:
+    """The letter and the colour of a format, the same in every plan."""
+    from profiles.formats import MENU, get_format
+
+    family = get_format(name).family
+    letters, style = FAMILY_CELLS[family]
+    siblings = [n for n, f in MENU.items() if f.family == family]
+    index = siblings.index(name) if name in siblings else len(letters)
+    return (letters[index] if index < len(letters) else "?"), style
+
+
 def plan_text(formats: Mapping[str, str], units: Mapping[str, Place], width: int) -> Text:
     """A plan as a strip per role, and the legend of the letters that occur."""
-    from profiles.formats import get_format
-
     rows: dict[str, dict[int, tuple[str, str]]] = {}
     for name, place in places(units, list(formats)).items():
-        family = get_format(formats[name]).family
-        rows.setdefault(place.role, {})[-1 if place.block is None else place.block] = FORMAT_CELLS[family]
+        cell = format_cell(formats[name])
+        rows.setdefault(place.role, {})[-1 if place.block is None else place.block] = cell
     out = _grid(rows, width)
     seen: dict[str, int] = {}
+    used = 0
     for name in formats.values():
         seen[name] = seen.get(name, 0) + 1
     for name, count in sorted(seen.items(), key=lambda item: -item[1]):
-        letter, style = FORMAT_CELLS[get_format(name).family]
+        letter, style = format_cell(name)
+        words = f" {name} x {count}   "
+        if used and used + 3 + len(words.rstrip()) > width:
+            out.append("\n")
+            used = 0
         out.append(f" {letter} ", style=style)
-        out.append(f" {name} x {count}   ")
+        out.append(words)
+        used += 3 + len(words)
     return out
 
 

@@ -54,11 +54,12 @@ class Stepper(Widget, can_focus=True):
         """What is chosen."""
         return self.values[self.index][0]
 
-    def choose(self, value: object) -> None:
+    def choose(self, value: object, words: str | None = None) -> None:
         """Show a value without telling anybody; one that is not offered is added at the end."""
         known = [v for v, _ in self.values]
         if value not in known:
-            self.values.append((value, f"{value:,}" if isinstance(value, int) else str(value)))
+            words = words or (f"{value:,}" if isinstance(value, int) else str(value))
+            self.values.append((value, words))
             known.append(value)
         self.index = known.index(value)
 
