@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import time
@@ -62,6 +63,7 @@ class AdvisorApp(KeysInOrder):
         self.server: Server | None = None
         self._leaving = False
         self._offered = False
+        self._kept: set[str] = set()
         self._places: tuple[Path, dict[str, Place]] | None = None
         self._config = config or keymap.config_path()
 
@@ -81,6 +83,7 @@ class AdvisorApp(KeysInOrder):
 
     def _begin(self) -> None:
         """What needs imports comes after the first picture."""
+        self._keep(self.current_mode)
         self.read_hardware()
         if self.session.run is not None:
             self.open_run(self.session.run)
@@ -265,6 +268,16 @@ class AdvisorApp(KeysInOrder):
         """Open a screen; keys typed ahead of the end open none."""
         if len(self.screen_stack) == 1 and not self._leaving:
             self.switch_mode(name)
+            self._keep(name)
+
+    def _keep(self, name: str) -> None:
+        """What a screen brought with it stays: the collector need not look at it again.
+
+        Looking at all of it took 85 ms, now and then between two keys (benchmarks/tui_latency.py).
+        """
+        if name not in self._kept and not self.is_headless:
+            self._kept.add(name)
+            self.call_after_refresh(gc.freeze)
 
     def action_go_next(self, step: int) -> None:
         """The screen beside this one."""

@@ -22,7 +22,7 @@ from advisor.tui.words import shortened
 
 Cells = tuple[str, tuple[str | Text, ...]]
 """A row: its key, and a cell for each column."""
-LEAST = 20
+LEAST = 26
 """Columns of the terminal below which no name is shortened."""
 SIDEWAYS = 8
 """Columns of the terminal that left and right move a table that is wider than its place."""
