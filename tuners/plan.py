@@ -145,10 +145,12 @@ class PrecisionPlan(Contract):
 
 
 def uniform(units: Iterable[Unit], family: str, label: str | None = None) -> PrecisionPlan:
-    """Every unit in its first option of `family` (int4, int8, fp8, 16-bit); BF16 where it has none."""
+    """Every unit in its first option of `family` (int4, int8, fp8, 16-bit); BF16 where it has none, and for
+    lm_head, which uniform schemes leave alone."""
     formats: dict[str, str] = {}
     for unit in units:
-        of_family = [o for o in unit.options if get_format(o).family == family]
+        head = unit.role == "lm_head"
+        of_family = [o for o in unit.options if get_format(o).family == family and not head]
         formats[unit.name] = of_family[0] if of_family else "BF16"
     return PrecisionPlan(formats=formats, label=label or f"uniform {family}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from profiles.errors import UsageError
-from profiles.formats import MENU, Activations, Format, get_format
+from profiles.formats import CALIBRATED, MENU, Activations, Format, Strategy, get_format
 from profiles.formats.kernels import W4A8_SWITCH, KernelSupport, kernel_support
 from profiles.hardware.schema import Device, DeviceKind
 from profiles.models.schema import LinearInfo, ModelProfile
@@ -46,9 +46,14 @@ BY_SHAPE = {
 }
 """Names that stand for the first format that fits a unit's shape, largest (cheapest) group first."""
 
+VOCAB_ROWS = 64
+"""Rows that vLLM pads embeddings and heads to (vocab_parallel_embedding.DEFAULT_VOCAB_PADDING_SIZE)."""
+
+TIED_HEAD = "lm_head stays 16-bit: it is the embeddings' own table (tied), from which rows are looked up"
+
 FIXED_ROLES = {
-    "lm_head": "lm_head stays 16-bit: not offered by the search yet",
-    "embed": "embeddings stay 16-bit: the engine looks them up, it does not multiply by them",
+    "embed": "embeddings stay 16-bit: vLLM looks rows of a quantized table up with a Triton kernel for GPUs, "
+    "which could not be tried here",
     "router": "routers stay 16-bit: tiny, and a wrong expert costs more than any rounding",
     "other": "outside the decoder blocks (vision tower, projector ...): stays 16-bit",
 }
@@ -68,7 +73,8 @@ def build_units(
     wanted = _wanted(formats or default_menu(device))
     groups: dict[str, list[LinearInfo]] = {}
     for linear in model.linears:
-        if linear.role not in FIXED_ROLES and linear.block is not None:
+        head = linear.role == "lm_head" and not model.tie_word_embeddings
+        if head or (linear.role not in FIXED_ROLES and linear.block is not None):
             groups.setdefault(linear.fused, []).append(linear)
     if not groups:
         raise UsageError(
@@ -84,11 +90,13 @@ def build_units(
     if device.kind is DeviceKind.CPU:
         units = [_one_int4_arithmetic(u) for u in units]
     return sorted(
-        units, key=lambda u: (-1 if u.block is None else u.block, _ROLE_ORDER.get(u.role, 9), u.name)
+        units,
+        key=lambda u: (_AFTER_ALL_BLOCKS if u.block is None else u.block, _ROLE_ORDER.get(u.role, 9), u.name),
     )
 
 
 _ROLE_ORDER = {"qkv": 0, "o": 1, "gate_up": 2, "down": 3, "expert_gate_up": 4, "expert_down": 5}
+_AFTER_ALL_BLOCKS = 1 << 30
 
 
 def default_menu(device: Device) -> tuple[str, ...]:
@@ -142,10 +150,20 @@ def _refusal(fmt: Format, linears: list[LinearInfo], device: Device, tp: int) ->
         problem = fmt.shape_problem(linear.out_features, linear.in_features)
         if problem:
             return problem
+    if linears[0].role == "lm_head" and not _tried_on_heads(fmt):
+        return f"{fmt.name} of lm_head has not been tried in vLLM: symmetric INT and FP8 per channel have"
     support = _support(fmt, linears, device, tp)
     if isinstance(support, str):
         return support
     return None if support.runs else support.reason
+
+
+def _tried_on_heads(fmt: Format) -> bool:
+    """Formats whose checkpoint vLLM has loaded for lm_head here. Its loader wants a row of every tensor per
+    word, which scales per block and packed zero points are not."""
+    if fmt.family in ("fp4", "16-bit") or fmt.name == "W4AFP8":
+        return fmt.family == "16-bit"
+    return fmt.strategy is not Strategy.BLOCK and fmt.symmetric and fmt.activations not in CALIBRATED
 
 
 def _support(fmt: Format, linears: list[LinearInfo], device: Device, tp: int) -> KernelSupport | str:
@@ -153,6 +171,8 @@ def _support(fmt: Format, linears: list[LinearInfo], device: Device, tp: int) ->
     row_parallel = linears[0].role in ROW_PARALLEL_ROLES
     same_input = len({m.in_features for m in linears}) == 1
     out_features = sum(m.out_features for m in linears) if same_input else linears[0].out_features
+    if linears[0].role == "lm_head":
+        out_features = -(-out_features // VOCAB_ROWS) * VOCAB_ROWS
     in_features = linears[0].in_features
     if row_parallel:
         in_features //= tp
@@ -216,8 +236,17 @@ def served_rounding(units: Iterable[Unit], device: Device) -> dict[str, Activati
     return {name: kind for name, kind in found.items() if kind is not None}
 
 
+def fixed_reasons(model: ModelProfile) -> dict[str, str]:
+    """Role to the reason why linear layers of the model stay 16-bit under every plan."""
+    reasons = FIXED_ROLES | ({"lm_head": TIED_HEAD} if model.tie_word_embeddings else {})
+    roles = dict.fromkeys(m.role for m in model.linears)
+    if model.tie_word_embeddings:
+        roles["lm_head"] = None
+    return {role: reasons[role] for role in roles if role in reasons}
+
+
 def fixed_bytes(model: ModelProfile, units: Iterable[Unit]) -> int:
-    """Bytes of the checkpoint that no plan changes: embeddings, norms, routers, biases, lm_head."""
+    """Bytes of the checkpoint that no plan changes: embeddings, norms, routers, biases, a tied lm_head."""
     weights = {f"{m.name}.weight" for u in units for m in u.linears}
     return sum(t.nbytes for t in model.tensors if t.name not in weights)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -69,7 +69,7 @@ def roles(model: ModelProfile) -> dict[str, dict[str, int]]:
 
 def _show(model: ModelProfile, units: list[Unit], device: str, *, every: bool) -> None:
     from advisor.cli.output import console, size, table
-    from tuners.units import excluded_formats
+    from tuners.units import excluded_formats, fixed_reasons
 
     out = console()
     total = sum(t.nbytes for t in model.tensors)
@@ -101,15 +101,8 @@ def _show(model: ModelProfile, units: list[Unit], device: str, *, every: bool) -
     out.print(rows)
     for reason, left_out in excluded_formats(units).items():
         out.print(f"left out: {', '.join(left_out)}: {reason}", markup=False)
-    fixed: dict[str, Any] = {m.role: None for m in model.linears if m.role in _fixed_roles()}
-    for role in fixed:
-        out.print(f"fixed: {_fixed_roles()[role]}", markup=False)
-
-
-def _fixed_roles() -> dict[str, str]:
-    from tuners.units import FIXED_ROLES
-
-    return FIXED_ROLES
+    for reason in fixed_reasons(model).values():
+        out.print(f"fixed: {reason}", markup=False)
 
 
 def _grouped(units: list[Unit], *, every: bool) -> dict[str, list[Unit]]:

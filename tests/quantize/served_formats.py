@@ -64,7 +64,8 @@ def write(model: Path, fmt: str, out: Path) -> tuple[Any, ...]:
     text = " ".join(f"w{(i * i + i // 7) % 120}" for i in range(1200))
     spec = QuantizeSpec(
         model_path=str(model), units=units, plan=plan, out_dir=str(out), calibration_texts=(text,),
-        num_samples=8, max_seq_length=64, method="rtn", compute="float32", input_scales=no_scales(out),
+        num_samples=8, max_seq_length=64, methods={"*": "rtn"}, compute="float32",
+        input_scales=no_scales(out),
     )  # fmt: skip
     run(spec, lambda _event: None)
     return units, plan, device, text

@@ -60,7 +60,7 @@ def test_vllm_serves_the_format_as_the_search_imitates_it(
         pytest.skip("this CPU has no AMX: the format is not in its menu")
     found = served[name]
 
-    assert found["kernels"] == [FORMATS[name]]
+    assert {k for k in found["kernels"] if not k.startswith("Unquantized")} == {FORMATS[name]}
     assert found["kl_of_the_format"] > 0.02
     assert found["kl_to_the_imitation"] < IMITATED * found["kl_of_the_format"]
     assert found["same_best"] > 0.7

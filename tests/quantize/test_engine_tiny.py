@@ -193,7 +193,7 @@ def test_formats_for_other_hardware_are_written_as_the_search_imitates_them(
     tiny: Path, tmp_path: Path
 ) -> None:
     """No GPU here: their files are verified tensor by tensor, and their values against our own rounding."""
-    spec = spec_of(tiny, tmp_path / "out", method="rtn", plan=ELSEWHERE, compute="float32")
+    spec = spec_of(tiny, tmp_path / "out", methods={"*": "rtn"}, plan=ELSEWHERE, compute="float32")
     assert quantize(spec, []).unit_bytes == ELSEWHERE.bytes_of(UNITS)
     run = subprocess.run(
         [sys.executable, "-c", SAME, str(tiny), spec.out_dir], check=True, capture_output=True, text=True

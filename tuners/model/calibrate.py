@@ -60,8 +60,9 @@ def _parts(
 ) -> Iterator[tuple[list[tuple[Unit, str]], Feed, smoothing.Probe | None]]:
     """What is built together, how its calibration text is run, and what a correct fold leaves unchanged:
     all at once in memory; block by block from a stream, each block run on the output of the one before."""
+    head = [(u, f) for u, f in missing if u.block is None]
     if host.stream is None:
-        yield list(missing), model_feed(host, ids, batch_size), None
+        yield list(missing), model_feed(host, ids, batch_size, head=bool(head)), None
         return
     if not missing:
         return
@@ -72,6 +73,8 @@ def _parts(
         if part:
             alone = BlockRun(run.index, run.block, few, short, [run.inputs[0][:1, : few.shape[1]]])
             yield part, run.feed(), alone.first
+    if head:
+        yield head, model_feed(host, ids, batch_size, head=True), None
 
 
 def _build(

@@ -44,13 +44,16 @@ class Feed:
         self.run(before)
 
 
-def model_feed(host: ModelHost, ids: Tensor, batch_size: int) -> Feed:
-    """The whole decoder, batch after batch, without the head."""
+def model_feed(host: ModelHost, ids: Tensor, batch_size: int, *, head: bool = False) -> Feed:
+    """The whole decoder, batch after batch, and the head only if it is watched as well."""
 
     def run(before: Before) -> None:
         for rows in batches(len(ids), batch_size):
             before(rows.start * ids.shape[1], ids[rows].numel())
-            host.hidden_only(ids[rows])
+            if head:
+                host.logits(ids[rows])
+            else:
+                host.hidden_only(ids[rows])
 
     return Feed(ids, run)
 

@@ -16,8 +16,13 @@ from tuners.plan import PrecisionPlan, Unit, UnitLinear
 
 Scheme = dict[str, Any]
 
-ALWAYS_16_BIT = ("lm_head",)
-"""Linear modules outside the units: an engine must not quantize them."""
+HEAD = "lm_head"
+
+
+def always_16_bit(units: Iterable[Unit]) -> tuple[str, ...]:
+    """Linear modules outside the units: an engine must not quantize them."""
+    return () if any(m.name == HEAD for u in units for m in u.linears) else (HEAD,)
+
 
 NVFP4_GROUP = 16
 """Inputs per scale of NVFP4; MXFP4 has 32 (compressed-tensors tells the two apart by it as well)."""
@@ -169,7 +174,7 @@ def config_groups(
     }
 
 
-def ignored(units: Iterable[Unit], plan: PrecisionPlan) -> list[str]:
+def ignored(units: Sequence[Unit], plan: PrecisionPlan) -> list[str]:
     """Modules that stay 16-bit: those the plan keeps, and the ones outside every unit."""
     kept = [
         name
@@ -178,7 +183,7 @@ def ignored(units: Iterable[Unit], plan: PrecisionPlan) -> list[str]:
         for linear in unit.linears
         for name in module_names(linear)
     ]
-    return [*kept, *ALWAYS_16_BIT]
+    return [*kept, *always_16_bit(units)]
 
 
 def quantization_config(units: Sequence[Unit], plan: PrecisionPlan) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from profiles.errors import UsageError
 from profiles.formats import Format, Strategy, get_format
 from profiles.provenance import Contract
 from tuners.plan import PrecisionPlan, Unit
-from tuners.quantize.groups import ALWAYS_16_BIT, check_cover, module_names, scheme_of, storage_format
+from tuners.quantize.groups import always_16_bit, check_cover, module_names, scheme_of, storage_format
 from tuners.quantize.matching import (
     find_matched_target,
     first_match,
@@ -78,7 +78,7 @@ def find_problems(
             reasons += _matching_reasons(layer, class_name, fmt, schemes, ignore, packed)
         reasons += _shard_reasons(unit, fmt, schemes, ignore, renamed)
         found += [Problem(unit=unit.name, reason=r) for r in dict.fromkeys(reasons)]
-    for name in ALWAYS_16_BIT:
+    for name in always_16_bit(units):
         target = None if any(matches(name, i) for i in ignore) else first_match(name, schemes)
         if target is not None:
             found.append(Problem(unit=name, reason=f"must stay 16-bit, but target {target!r} quantizes it"))
@@ -107,6 +107,8 @@ def _engine_layers(unit: Unit) -> list[tuple[str, str]]:
     "Linear"). Of a MoE layer it looks at expert 0 only; all experts are asked here."""
     if _is_expert(unit):
         return [(name, "RoutedExperts") for m in unit.linears for name in module_names(m)]
+    if unit.role == "lm_head":
+        return [(unit.name, "ParallelLMHead")]
     return [(unit.name, "QKVParallelLinear" if len(unit.linears) > 1 else "RowParallelLinear")]
 
 

@@ -29,6 +29,10 @@ _VOCAB_TABLES = ("embed_tokens.weight", "wte.weight", "lm_head.weight", "embed_i
 def unit_served_bytes(unit: Unit, format_name: str, dtype: str, *, tp: int = 1) -> int:
     """Bytes of one unit's parameters in the engine, on one of `tp` ranks."""
     fmt = get_format(format_name)
+    if unit.role == "lm_head":
+        head = unit.linears[0]
+        rows = math.ceil(head.out_features / (VOCAB_PADDING * tp)) * VOCAB_PADDING * tp
+        unit = unit.model_copy(update={"linears": (head.model_copy(update={"out_features": rows}),)})
     stored = unit.bytes_as(format_name, unquantized_bits=DTYPE_BITS[dtype])
     widened = _served_scale_bits(fmt, dtype) - fmt.scale_bits
     scales = sum(fmt.scales(m.out_features, m.in_features) * m.copies for m in unit.linears)
