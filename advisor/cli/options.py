@@ -60,7 +60,12 @@ class Serving:
     ] = None
     concurrency: Annotated[int, Parameter(name="--concurrency", help="Requests at the same time.")] = 1
     kv_cache_dtype: Annotated[
-        str, Parameter(name="--kv-cache-dtype", help="auto, fp8, int8, nvfp4, or vLLM's own names.")
+        str,
+        Parameter(
+            name=["--kv-cache-dtype", "--kv-dtype"],
+            help="auto, bf16, fp8 (= fp8_e4m3, with calibrated scales), fp8_e5m2, int8, nvfp4, or vLLM's own "
+            "names; what the device's attention does not take is refused.",
+        ),
     ] = "auto"
     tp: Annotated[int, Parameter(name=["--tp", "--tensor-parallel-size"], help="Tensor parallel size.")] = 1
     pp: Annotated[int, Parameter(name=["--pp", "--pipeline-parallel-size"], help="Pipeline stages.")] = 1

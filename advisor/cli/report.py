@@ -10,7 +10,7 @@ from profiles.errors import ExitCode
 if TYPE_CHECKING:
     from profiles.provenance import Figure
     from tuners.latency.schema import PlanSpeed
-    from tuners.search.schema import SearchResult
+    from tuners.search.schema import KvCost, SearchResult
     from tuners.validate.schema import ValidationReport
 
 NEXT = (
@@ -121,6 +121,8 @@ def _show_search(found: SearchResult) -> None:
     for line in (sensitivity_words(found), memory_words(found)):
         if line:
             out.print(line, markup=False)
+    if found.kv is not None:
+        out.print(_kv_words(found.kv), markup=False)
     for note in found.notes:
         out.print(f"note: {note}", markup=False)
 
@@ -162,6 +164,14 @@ def speed_words(speed: PlanSpeed) -> str:
 
 def _range(figure: Figure) -> str:
     return f"{figure.value:.4g} [{figure.low:.4g} to {figure.high:.4g}]"
+
+
+def _kv_words(kv: KvCost) -> str:
+    return (
+        f"KV cache in {kv.dtype}: KL {kv.kl_without:.4f} -> {kv.kl_with:.4f} ({kv.difference:+.4f}, "
+        f"95 %: {kv.low:+.4f} to {kv.high:+.4f}), perplexity {kv.perplexity_with:.3f} "
+        "(measured on held-out text, the cache imitated in torch)"
+    )
 
 
 def _at(found: SearchResult, label: str) -> str:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
+KV_NAMES = {"bf16": "bfloat16", "fp16": "float16"}
+"""Short names of KV cache dtypes."""
+
+
 def parse_size(text: str) -> int:
     """`1GiB`, `512MiB`, `2e9` as bytes.
 
@@ -54,7 +58,7 @@ def serving_spec(options: Serving, deployment: Deployment = Deployment()) -> Ser
             {
                 "max_model_len": options.context,
                 "concurrency": options.concurrency,
-                "kv_cache_dtype": options.kv_cache_dtype,
+                "kv_cache_dtype": KV_NAMES.get(options.kv_cache_dtype.lower(), options.kv_cache_dtype),
                 "tensor_parallel_size": options.tp,
                 "pipeline_parallel_size": options.pp,
                 "gpu_memory_utilization": options.gpu_memory_utilization,

@@ -47,6 +47,7 @@ class Facts(Contract):
 
 def gather(inputs: RunInputs) -> Facts:
     """Read hardware, model and task, and derive the decision units."""
+    from profiles.formats.kv_cache import kv_dtypes, kv_problem
     from profiles.models import read_model
     from profiles.tasks import load_task
     from tuners.units import build_units, fixed_bytes
@@ -63,6 +64,14 @@ def gather(inputs: RunInputs) -> Facts:
             "a GGUF file is already quantized: there is nothing to search in it",
             where=inputs.model,
             next_step="give the model that it was made from (safetensors); advisor fit takes GGUF files",
+        )
+    problem = kv_problem(inputs.serving.kv_cache_dtype, hardware.device)
+    if problem is not None:
+        raise UsageError(
+            problem,
+            where="--kv-cache-dtype",
+            got=inputs.serving.kv_cache_dtype,
+            allowed=", ".join(kv_dtypes(hardware.device)),
         )
     units = tuple(
         build_units(model, hardware.device, formats=inputs.formats, tp=inputs.serving.tensor_parallel_size)

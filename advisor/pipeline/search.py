@@ -86,6 +86,7 @@ def search_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, unit_budg
         experts_per_token=experts_per_token(facts),
         cache_dir=cache_dir(),
         trust_remote_code=inputs.trust_remote_code,
+        kv_cache_dtype=inputs.serving.kv_cache_dtype,
         rounds=served_rounding(facts.units, facts.hardware.device),
     )
 

@@ -199,8 +199,6 @@ def _notes(
             f"figures are of stage {p.tight}; stage 0: weights {gib(first.weights)}, activation "
             f"{gib(first.activation.value)}, KV cache {gib(max(0.0, first.available.value))}"
         )
-    if view.cpu and p.kv_dtype != "auto":
-        notes.append(f"KV dtype {p.kv_dtype} on the CPU: check that the engine's CPU attention takes it")
     if facts.dtype == "float32" and spec.dtype == "auto":
         notes.append("a float32 checkpoint is served in 16 bits unless --dtype float32 is given")
     return notes

@@ -14,6 +14,7 @@ from profiles.footprint.version import Version
 from profiles.footprint.weights import VOCAB_PADDING
 from profiles.formats import get_format
 from profiles.formats.kernels import kernel_support
+from profiles.formats.kv_cache import kv_problem
 from profiles.hardware.schema import Device, DeviceKind, HardwareProfile
 from profiles.models.schema import KvKind
 
@@ -90,6 +91,9 @@ def platform_refusals(
             refusals.append(
                 f"bfloat16 needs compute capability 8.0, {device.name} has {device.sm / 10}: use float16"
             )
+    cache = kv_problem(spec.kv_cache_dtype, device)
+    if cache is not None:
+        (refusals if device.kind is DeviceKind.CPU else notes).append(cache)
     covered = device.kind in (DeviceKind.CUDA, DeviceKind.CPU)
     for name in sorted(set((formats or {}).values())):
         support = kernel_support(get_format(name), device)

@@ -1,6 +1,6 @@
 """Child process: one tiny checkpoint per format, written, served by vLLM, and imitated in torch.
 
-`python -m tests.quantize.served_formats FOLDER FORMAT...` prints a JSON line per format.
+`python -m tests.quantize.served_formats FOLDER FORMAT[+KV_DTYPE]...` prints a JSON line per format.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def make_model(folder: Path) -> None:
     model.to(torch.bfloat16).save_pretrained(folder)
 
 
-def write(model: Path, fmt: str, out: Path) -> tuple[Any, ...]:
+def write(model: Path, fmt: str, out: Path, cache: str) -> tuple[Any, ...]:
     """The checkpoint of the uniform plan, by the product's own job; its units."""
     from profiles.hardware.schema import Device, DeviceKind
     from profiles.models import read_model
@@ -60,7 +60,7 @@ def write(model: Path, fmt: str, out: Path) -> tuple[Any, ...]:
         kind=DeviceKind.CPU, name="this", total_bytes=Figure.exact(2**33, "B", "test"), isa=tuple(flags())
     )
     units = tuple(build_units(read_model(str(model)), device, formats=[fmt]))
-    plan = PrecisionPlan(formats={u.name: u.options[0] for u in units}, label=fmt)
+    plan = PrecisionPlan(formats={u.name: u.options[0] for u in units}, label=fmt, kv_cache_dtype=cache)
     text = " ".join(f"w{(i * i + i // 7) % 120}" for i in range(1200))
     spec = QuantizeSpec(
         model_path=str(model), units=units, plan=plan, out_dir=str(out), calibration_texts=(text,),
@@ -87,6 +87,7 @@ def imitated(
     from profiles.formats import get_format
     from tuners.model.calibrate import input_spans
     from tuners.model.host import ModelHost
+    from tuners.model.kv_cache import kv_spans, rounded_cache
     from tuners.model.variants import VariantStore, rtn_all
     from tuners.units import served_rounding
 
@@ -103,7 +104,10 @@ def imitated(
         )
     before = host.logits(ids).log_softmax(-1)[0]
     with store.installed(plan.formats):
-        return before, host.logits(ids).log_softmax(-1)[0]
+        if plan.kv_cache_dtype == "auto":
+            return before, host.logits(ids).log_softmax(-1)[0]
+        with rounded_cache(host, plan.kv_cache_dtype, kv_spans(host, calibration, 4)):
+            return before, host.logits(ids).log_softmax(-1)[0]
 
 
 def serve(checkpoint: Path, **arguments: Any) -> tuple[Tensor, list[int], dict[str, tuple[str, str]]]:
@@ -149,14 +153,15 @@ def main(folder: Path, formats: list[str]) -> None:
     """Everything for each format."""
     model = folder / "model"
     make_model(model)
-    for fmt in formats:
-        out = folder / fmt
-        units, plan, device, text = write(model, fmt, out)
-        before, after = imitated(model, units, plan, device, text, folder / f"{fmt}-variants")
-        found, tokens, modules = serve(out)
+    for name in formats:
+        fmt, _, cache = name.partition("+")
+        out = folder / name
+        units, plan, device, text = write(model, fmt, out, cache or "auto")
+        before, after = imitated(model, units, plan, device, text, folder / f"{name}-variants")
+        found, tokens, modules = serve(out)  # the cache's dtype is that of the checkpoint
         kernels = sorted({modules[u.name][0] for u in units})
         line = {
-            "format": fmt,
+            "format": name,
             "kernels": kernels,
             "kl_of_the_format": kl(before, found),
             "kl_to_the_imitation": kl(after, found),

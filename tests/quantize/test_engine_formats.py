@@ -18,6 +18,7 @@ FORMATS = {
     "W8A8_STATIC_ASYM": "CPUInt8ScaledMMLinearKernel",
     "FP8_BLOCK": "CPUFp8BlockScaledMMKernel",
     "W4A8_G64": "CPUWNA16LinearKernel",
+    "W4A16_G64+fp8_e4m3": "CPUWNA16LinearKernel",
 }
 NEEDS_AMX = {"FP8_BLOCK", "W4A8_G64"}
 

@@ -75,7 +75,10 @@ def test_a_rounded_head_costs_one_suffix_of_no_blocks(tmp_path: Path) -> None:
     store = VariantStore(host, tmp_path, 2**26)
     assert build_variants(host, store, ids, emit=lambda _e: None) == 2
 
-    assert float(collect_hessians(host, [head], model_feed(host, ids, 1, head=True))["lm_head"].diagonal().min()) > 0
+    assert (
+        float(collect_hessians(host, [head], model_feed(host, ids, 1, head=True))["lm_head"].diagonal().min())
+        > 0
+    )
     assert host.block_of("lm_head") == 2
     inputs, before = host.capture(ids)
     for fmt in ("W8A8", "W4A16_G64"):

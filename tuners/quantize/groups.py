@@ -12,11 +12,23 @@ from typing import Any
 
 from profiles.errors import UsageError, nearest
 from profiles.formats import Activations, Format, Strategy, get_format
+from profiles.formats.kv_cache import E4M3
 from tuners.plan import PrecisionPlan, Unit, UnitLinear
 
 Scheme = dict[str, Any]
 
 HEAD = "lm_head"
+
+
+def kv_scheme(plan: PrecisionPlan) -> Scheme | None:
+    """`kv_cache_scheme` of a plan whose cache has calibrated scales: FP8 E4M3, one per layer for keys and one
+    for values. Other dtypes need nothing in the checkpoint."""
+    if plan.kv_cache_dtype not in E4M3:
+        return None
+    return {
+        "num_bits": 8, "type": "float", "symmetric": True, "dynamic": False, "strategy": "tensor",
+        "observer": "static_minmax",
+    }  # fmt: skip
 
 
 def always_16_bit(units: Iterable[Unit]) -> tuple[str, ...]:
@@ -206,5 +218,5 @@ def quantization_config(units: Sequence[Unit], plan: PrecisionPlan) -> dict[str,
         "quantization_status": "compressed",
         "config_groups": groups,
         "ignore": ignored(units, plan),
-        "kv_cache_scheme": None,
+        "kv_cache_scheme": kv_scheme(plan),
     }

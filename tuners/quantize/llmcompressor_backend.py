@@ -26,7 +26,7 @@ from tuners.quantize.awq_cpu import unpinned
 from tuners.quantize.calibration import pack
 from tuners.quantize.compute import choose_compute, needed_bytes
 from tuners.quantize.gptq_scales import clipped_scales
-from tuners.quantize.groups import module_names
+from tuners.quantize.groups import kv_scheme, module_names
 from tuners.quantize.layout import MAY_BE_FLOAT32
 from tuners.quantize.methods import METHODS, by_format
 from tuners.quantize.recipe import recipe
@@ -153,7 +153,7 @@ def _streamed(spec: QuantizeSpec, source: Source, folder: Path, limit_bytes: int
 
 def _calibrated(spec: QuantizeSpec) -> bool:
     """Whether a modifier of the recipe looks at activations."""
-    return any(
+    return kv_scheme(spec.plan) is not None or any(
         (METHODS[m].calibrated and m != "smoothquant-pow2")
         or get_format(spec.plan.formats[u]).activations in CALIBRATED
         for u, m in spec.methods_by_unit().items()

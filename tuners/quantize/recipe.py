@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from profiles.formats import get_format
-from tuners.quantize.groups import config_groups, ignored, module_names, stored_as_told
+from tuners.quantize.groups import config_groups, ignored, kv_scheme, module_names, stored_as_told
 from tuners.quantize.schema import QuantizeSpec
 
 if TYPE_CHECKING:
@@ -45,6 +45,13 @@ def recipe(
                 chosen[name.lower()] = {**scheme, "targets": targets}
         if chosen:
             made.append(_quantizer(together[0], chosen, ignore, spec))
+    cache = kv_scheme(spec.plan)
+    if cache is not None:
+        from compressed_tensors.quantization import QuantizationArgs
+        from llmcompressor.modifiers.quantization import QuantizationModifier
+
+        # the last one: scales are those of the quantized model's keys and values
+        made.append(QuantizationModifier(targets=[], kv_cache_scheme=QuantizationArgs.model_validate(cache)))
     return made
 
 

@@ -11,7 +11,7 @@ from profiles.models.headers import read_tensors
 from profiles.models.schema import TensorInfo
 from profiles.provenance import Contract
 from tuners.plan import PrecisionPlan, Unit
-from tuners.quantize.groups import module_names
+from tuners.quantize.groups import kv_scheme, module_names
 from tuners.quantize.layout import stored_tensors
 from tuners.quantize.preflight import check
 from tuners.quantize.source import Source
@@ -46,6 +46,7 @@ def verify_checkpoint(folder: Path, units: tuple[Unit, ...], plan: PrecisionPlan
     price = plan.bytes_of(units)
     if unit_bytes != price:
         raise _failed(folder, f"the units take {unit_bytes} bytes, the plan's price is {price}", None)
+    _check_cache(folder, found, units, plan)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     check(config.get("quantization_config") or {}, units, plan, where=str(folder / "config.json"))
     return Verified(
@@ -79,6 +80,19 @@ def _check_rest(folder: Path, found: dict[str, TensorInfo], planned: set[str], s
         if (module in planned and leaf == "weight") or ".experts" in tensor.name:
             continue
         _require(folder, found, tensor.name, source.target_dtype(tensor.dtype), tensor.shape)
+
+
+def _check_cache(
+    folder: Path, found: dict[str, TensorInfo], units: tuple[Unit, ...], plan: PrecisionPlan
+) -> None:
+    """A scale for the keys and one for the values of every attention layer, if the plan's cache has them."""
+    if kv_scheme(plan) is None:
+        return
+    attention = sorted({m.name.rpartition(".")[0] for u in units if u.role == "o" for m in u.linears})
+    wanted = [f"{a}.{leaf}" for a in attention for leaf in ("k_scale", "v_scale")]
+    missing = [name for name in wanted if name not in found]
+    if missing or not attention:
+        raise _failed(folder, f"the KV cache has no scale: {(missing or ['no attention layer'])[0]}", None)
 
 
 def _require(

@@ -45,6 +45,10 @@ def run(spec: SearchSpec, emit: Emit) -> SearchResult:
     best = reporter.choose(search)
     front = reporter.front(search, best)
     held_out, original = reporter.held_out(best)
+    kv = reporter.kv_cost(best, spec.kv_cache_dtype)
+    if spec.kv_cache_dtype != "auto":
+        decided = best.plan.model_copy(update={"kv_cache_dtype": spec.kv_cache_dtype})
+        best = best.model_copy(update={"plan": decided})
     trials, pruned, measured = search.counts()
     cheap = (FISHER, GDY2, MSE)
     exact_cells = len(table.cells) if table.exact_cells is None else table.exact_cells
@@ -72,6 +76,7 @@ def run(spec: SearchSpec, emit: Emit) -> SearchResult:
         notes=reporter.goal_notes(held_out[0]),
         goal=spec.goal,
         memory=setup.memory,
+        kv=kv,
     )
     _write(spec.run_dir / "front.json", front.model_dump_json())
     _write(spec.run_dir / "search.json", result.model_dump_json(indent=1))

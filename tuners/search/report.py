@@ -6,13 +6,15 @@ import time
 from collections.abc import Sequence
 
 from profiles.errors import InfeasibleError
+from profiles.formats.kv_cache import ROUNDED
 from tuners.evaluate import Evaluator, paired_difference
 from tuners.evaluate_schema import Quality
 from tuners.events import Emit, FrontPoint, Message, StageFinished, StageStarted, Ticker
+from tuners.model.kv_cache import kv_spans, rounded_cache
 from tuners.plan import PrecisionPlan, uniform
 from tuners.search.front import efficient
 from tuners.search.front_study import FrontStudy
-from tuners.search.schema import Comparison, Front, MeasuredPlan
+from tuners.search.schema import Comparison, Front, KvCost, MeasuredPlan
 from tuners.search.setup import Setup
 from tuners.search.study import PlanSearch
 from tuners.sensitivity.table import SensitivityTable
@@ -39,7 +41,31 @@ class Reporter:
     def uniforms(self) -> list[PrecisionPlan]:
         """The uniform schemes that the menu allows on every unit."""
         plans = [uniform(self.units, family) for family in UNIFORM]
-        return [p for p in plans if "BF16" not in p.formats.values()]
+        quantizable = [u.name for u in self.units if u.role != "lm_head"]
+        return [p for p in plans if all(p.formats[name] != "BF16" for name in quantizable)]
+
+    def kv_cost(self, best: MeasuredPlan, dtype: str) -> KvCost | None:
+        """What a KV cache of that dtype costs the plan on held-out text; None for one that rounds nothing."""
+        if dtype not in ROUNDED:
+            return None
+        setup, on = self.setup, self.setup.evaluate
+        without = self.quality(best.plan, on)
+        spans = kv_spans(setup.host, setup.calibration, setup.settings.batch_size)
+        with rounded_cache(setup.host, dtype, spans):
+            rounded = on.quality(best.plan.formats)
+        mean, low, high = paired_difference(
+            rounded.sequence_kl, without.sequence_kl, tokens=rounded.sequence_tokens
+        )
+        return KvCost(
+            dtype=dtype,
+            kl_without=without.kl,
+            kl_with=rounded.kl,
+            difference=mean,
+            low=low,
+            high=high,
+            perplexity_with=rounded.perplexity,
+            tokens=rounded.tokens,
+        )
 
     def quality(self, plan: PrecisionPlan, evaluator: Evaluator) -> Quality:
         """What the plan loses on the split."""

@@ -125,6 +125,7 @@ class SearchSpec(BaseModel):
     experts_per_token: int = 0
     cache_dir: Path | None = None
     trust_remote_code: bool = False
+    kv_cache_dtype: str = "auto"
     rounds: dict[str, Activations] = {}  # format: what the target's kernel rounds inputs to, where it differs
     study_name: str | None = None  # set for a worker: the study to help with
 
@@ -161,6 +162,20 @@ class Comparison(Contract):
     verdict: str
 
 
+class KvCost(Contract):
+    """What a rounded KV cache costs the chosen plan: imitated in torch on the held-out split, KL to the
+    original with and without it, and the paired difference with its 95 % interval."""
+
+    dtype: str
+    kl_without: float
+    kl_with: float
+    difference: float
+    low: float
+    high: float
+    perplexity_with: float
+    tokens: int
+
+
 class SearchResult(Contract):
     """What the search found. `held_out` is the evaluate split (C); nothing was chosen by it."""
 
@@ -189,3 +204,4 @@ class SearchResult(Contract):
     memory: SearchMemory | None = None
     notes: tuple[str, ...] = ()
     goal: Goal = Goal()
+    kv: KvCost | None = None
