@@ -81,13 +81,13 @@ def no_scales(out: Path) -> str:
 
 
 def imitated(
-    model: Path, units: Any, plan: Any, device: Any, text: str, folder: Path
+    model: Path, units: Any, plan: Any, device: Any, text: str, folder: Path, out: Path
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the original and of the search's imitation of the plan."""
     from profiles.formats import get_format
     from tuners.model.calibrate import input_spans
-    from tuners.model.host import ModelHost
-    from tuners.model.kv_cache import kv_spans, rounded_cache
+    from tuners.model.host import ModelHost, model_feed
+    from tuners.model.kv_cache import rounded_cache
     from tuners.model.variants import VariantStore, rtn_all
     from tuners.units import served_rounding
 
@@ -95,7 +95,7 @@ def imitated(
     ids = torch.tensor([IDS])
     calibration = host.tokenise([text], seq_len=64, max_sequences=8)
     store = VariantStore(host, folder, 2**28, served_rounding(units, device))
-    spans = input_spans(host, units, calibration, 4)
+    spans = input_spans(host, units, model_feed(host, calibration, 4, head=True))
     for unit in units:
         rounded = rtn_all([host.original[m.name] for m in unit.linears], get_format(plan.formats[unit.name]))
         names = [m.name for m in unit.linears]
@@ -106,8 +106,17 @@ def imitated(
     with store.installed(plan.formats):
         if plan.kv_cache_dtype == "auto":
             return before, host.logits(ids).log_softmax(-1)[0]
-        with rounded_cache(host, plan.kv_cache_dtype, kv_spans(host, calibration, 4)):
+        with rounded_cache(host, plan.kv_cache_dtype, stored_spans(out)):
             return before, host.logits(ids).log_softmax(-1)[0]
+
+
+def stored_spans(checkpoint: Path) -> dict[int, tuple[float, float]]:
+    """What the checkpoint's own scales of keys and values cover, by layer."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(checkpoint / "model.safetensors")
+    of = "model.layers.{}.self_attn.{}_scale"
+    return {b: tuple(float(tensors[of.format(b, x)]) * 448 for x in "kv") for b in range(2)}  # type: ignore[misc]
 
 
 def serve(checkpoint: Path, **arguments: Any) -> tuple[Tensor, list[int], dict[str, tuple[str, str]]]:
@@ -157,7 +166,7 @@ def main(folder: Path, formats: list[str]) -> None:
         fmt, _, cache = name.partition("+")
         out = folder / name
         units, plan, device, text = write(model, fmt, out, cache or "auto")
-        before, after = imitated(model, units, plan, device, text, folder / f"{name}-variants")
+        before, after = imitated(model, units, plan, device, text, folder / f"{name}-variants", out)
         found, tokens, modules = serve(out)  # the cache's dtype is that of the checkpoint
         kernels = sorted({modules[u.name][0] for u in units})
         line = {
