@@ -1,6 +1,7 @@
-"""The real application in a pseudo-terminal, attached to the run of the demo that all engine tests share.
+"""The real application in a pseudo-terminal, by the keyboard alone.
 
-From its search to the validated bundle, and out again.
+From its first picture through model, task, tune, quantize and validate to a validated bundle; paused, left
+alone and attached to again on the way.
 """
 
 from __future__ import annotations
@@ -17,31 +18,39 @@ import struct
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped,unused-ignore]
 import pyte
 import pytest
 
-from tests.conftest import CACHE, DemoRun
+from tests.conftest import CACHE, ELSEWHERE, DemoRun
 
 PRIVATE = re.compile(rb"\x1b\[[<>=][0-9;]*[a-zA-Z]|\x1b\[\?[0-9;]*\$p")
-HANG_S = 240
+HANG_S, RUN_HANG_S = 240, 1500
+"""A machine that runs other tests beside this one can be very slow; what takes this long hangs."""
+SIZE = (140, 40)
 
 
 class Terminal:
-    """`advisor` in a terminal of 140 x 40, whose screen an emulator keeps."""
+    """`advisor` in a terminal, whose screen an emulator keeps."""
 
     def __init__(self, folder: Path) -> None:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.chdir(folder)
             os.environ.update(
-                TERM="xterm-256color", XDG_CACHE_HOME=str(CACHE.parent), PYTHONPATH=os.pathsep.join(sys.path)
+                TERM="xterm-256color",
+                XDG_CACHE_HOME=str(CACHE.parent),
+                XDG_CONFIG_HOME=ELSEWHERE,
+                XDG_STATE_HOME=str(folder / "state"),
+                XDG_DATA_HOME=ELSEWHERE,
+                PYTHONPATH=os.pathsep.join(sys.path),
             )
-            os.execv(sys.executable, [sys.executable, "-m", "advisor", "tui", "--run", "advisor-runs/demo"])
-        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 140, 0, 0))
-        self.screen = pyte.Screen(140, 40)
+            os.execv(sys.executable, [sys.executable, "-m", "advisor"])
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", SIZE[1], SIZE[0], 0, 0))
+        self.screen = pyte.Screen(*SIZE)
         self.stream = pyte.ByteStream(self.screen)
 
     @property
@@ -49,10 +58,10 @@ class Terminal:
         """What is on the screen now."""
         return "\n".join(self.screen.display)
 
-    def shows(self, *words: str, within_s: float = 240) -> bool:
-        """Read until all words are on the screen at once."""
+    def until(self, condition: Callable[[str], object], within_s: float = HANG_S) -> bool:
+        """Read until the screen is as it should be."""
         end = time.monotonic() + within_s
-        while not all(w in self.text for w in words):
+        while not condition(self.text):
             if time.monotonic() > end:
                 return False
             if select.select([self.fd], [], [], 0.2)[0]:
@@ -60,14 +69,14 @@ class Terminal:
                 self.stream.feed(PRIVATE.sub(b"", os.read(self.fd, 1 << 16)))
         return True
 
-    def press(self, keys: str, *words: str) -> None:
-        """Type, again every few seconds until the screen answers: a field may still hold the keyboard."""
-        end = time.monotonic() + HANG_S
-        while True:
-            os.write(self.fd, keys.encode())
-            if self.shows(*words, within_s=8):
-                return
-            assert time.monotonic() < end, f"{words} never came:\n{self.text}"
+    def shows(self, *words: str, within_s: float = HANG_S) -> None:
+        """All words are on the screen at once, sooner or later."""
+        assert self.until(lambda text: all(w in text for w in words), within_s), f"no {words}:\n{self.text}"
+
+    def type(self, keys: str, *words: str, within_s: float = HANG_S) -> None:
+        """Type once; the screen answers."""
+        os.write(self.fd, keys.encode())
+        self.shows(*words, within_s=within_s)
 
     def exit_code(self) -> int:
         """Wait for the end."""
@@ -76,26 +85,83 @@ class Terminal:
                 pass
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
+    def close(self) -> None:
+        """However the test ended."""
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        os.close(self.fd)
+
 
 @pytest.fixture
-def terminal(demo_run: DemoRun) -> Iterator[Terminal]:
-    """Beside the demo's run; killed when the test fails."""
-    found = Terminal(demo_run.root.parent.parent)
-    yield found
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(found.pid, signal.SIGKILL)
-    os.close(found.fd)
+def terminal(tmp_path: Path) -> Iterator[Callable[[], Terminal]]:
+    """Opens the application in one directory; what it started ends with the test."""
+    opened: list[Terminal] = []
+
+    def start() -> Terminal:
+        opened.append(Terminal(tmp_path))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.close()
+    for lock in tmp_path.glob("advisor-runs/*/lock"):
+        with contextlib.suppress(psutil.Error, ValueError):
+            first = psutil.Process(int(lock.read_text().partition(":")[0].removeprefix("pid ")))
+            for one_process in [*first.children(recursive=True), first]:
+                one_process.kill()
 
 
 @pytest.mark.engine
-def test_a_finished_run_is_shown_to_its_validated_bundle(terminal: Terminal, demo_run: DemoRun) -> None:
-    assert terminal.shows("Formats", "finished"), terminal.text
-    terminal.press("4", "Stages", "Front", "trial")
-    terminal.press("5", "PASSED", "perplexity")
-    terminal.press("6", "validated", "run.sh")
-    terminal.press("7", "advisor-runs", "passed")
-    os.write(terminal.fd, b"q")
+def test_from_nothing_to_a_validated_bundle(
+    terminal: Callable[[], Terminal], demo_run: DemoRun, tmp_path: Path
+) -> None:
+    model = json.loads((demo_run.root / "model.json").read_text())["path"]
+    ui = terminal()
+    ui.shows("Formats", "native")
 
-    assert terminal.exit_code() == 0
-    assert json.loads((demo_run.root / "validation.json").read_text())["passed"]
-    assert (demo_run.root / "bundle" / "run.sh").exists()
+    ui.type("2", "Models: ", "tok/s")
+    ui.type("o", "Open a model")
+    ui.type(f"{model}\r", "KV bytes per token", "checkpoint on disk")
+
+    ui.type("3", "General text and chat", "Recommendation for generic")
+    ui.type("k", "prior")
+    ui.type("\r", "Recommendation for code", "--task code")
+    ui.type("j", "prior")
+    ui.type("\r", "Recommendation for generic")
+
+    ui.type("4", "Stages", "budget")
+    ui.type("e", "esc Done")
+    ui.type("6bits", "--budget 6bits")
+    os.write(ui.fd, b"\r")
+    ui.type("2", "--trials 2")
+    ui.type("\r", "through")
+    ui.type("hh", "--through quantize")
+    ui.type("ll", "--through export")
+    ui.type("\r\r\r\rs", "started: advisor tune")  # past speed, method and recovery, out of the form, start
+    ui.shows("│ live │", "x Stop")
+
+    ui.type("p", "│ paused │")
+    ui.type("p", "│ live │")
+    ui.type("q", "Leave it running")
+    os.write(ui.fd, b"l")
+    assert ui.exit_code() == 0
+    assert len(list(tmp_path.glob("advisor-runs/*"))) == 1
+
+    ui = terminal()
+    ui.shows("attached to advisor-runs/")
+    ui.shows("│ live │")
+    ui.type("4", "Stages", "--trials 2")
+    ui.shows("Front: KL against size, line at 6.00 bits", "trial 2/2", within_s=RUN_HANG_S)
+    ui.type("5", "Predicted and measured")
+    ui.shows("PASSED", "perplexity", within_s=RUN_HANG_S)
+    ui.shows("│ finished │", within_s=RUN_HANG_S)
+    ui.type("6", "validated", "run.sh", "serve.yaml")
+    ui.type("7", "Runs: 1", "passed")
+    os.write(ui.fd, b"q")
+
+    assert ui.exit_code() == 0
+    (root,) = tmp_path.glob("advisor-runs/*")
+    assert json.loads((root / "validation.json").read_text())["passed"]
+    assert (root / "bundle" / "run.sh").exists()
+    assert not (tmp_path / "state" / "advisor" / "last-command.log").read_text().startswith("error")
