@@ -167,6 +167,15 @@ def test_quick_scores_rank_units_as_the_stored_variants_do_and_write_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_fisher_signal_sums_to_the_kl_of_uniform_int8(
+    host: ModelHost, store: VariantStore, ids: torch.Tensor, tmp_path: Path
+) -> None:
+    plan = uniform(host.units.values(), "int8").formats
+    true = Evaluator(host, store, ids, tmp_path, "search").quality(plan).kl
+    fast = measure_fast(host, store, ids, probes=8)
+    assert sum(fast.fisher[cell] for cell in plan.items()) == pytest.approx(true, rel=0.15)
+
+
 def test_blend_of_one_signal_keeps_its_order() -> None:
     table = SensitivityTable(
         cells=(
