@@ -10,9 +10,9 @@ import pytest
 from advisor.cli.app import COMMANDS, build_app
 
 SERVING = {
-    "--context", "--max-model-len", "--concurrency", "--kv-cache-dtype", "--tp", "--tensor-parallel-size",
-    "--pp", "--pipeline-parallel-size", "--gpu-memory-utilization", "--kv-cache-memory",
-    "--max-num-batched-tokens", "--max-num-seqs", "--enforce-eager",
+    "--context", "--max-model-len", "--concurrency", "--kv-cache-dtype", "--kv-dtype",
+    "--tp", "--tensor-parallel-size", "--pp", "--pipeline-parallel-size", "--gpu-memory-utilization",
+    "--kv-cache-memory", "--max-num-batched-tokens", "--max-num-seqs", "--enforce-eager",
 }  # fmt: skip
 DEPLOYMENT = {
     "--dtype", "--dp", "--data-parallel-size", "--dcp", "--decode-context-parallel-size",

@@ -119,7 +119,7 @@ def test_tune_starts_a_process_of_its_own_and_status_follows_it(
     assert process.wait(timeout=120) != 0
     found = tools.status(Path(started.run).name)
     assert found.state == "failed"
-    assert [s.name for s in found.stages] == ["profile", "footprint"]
+    assert [s.name for s in found.stages] == ["profile", "footprint", "latency"]
     assert found.passed is None
     assert any("failed" in m for m in found.messages)
     assert "--run" in started.command

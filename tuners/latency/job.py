@@ -28,7 +28,7 @@ from tuners.events import Emit, Ticker
 from tuners.latency.schema import TOKENS, KernelTimes, KernelTimesSpec, LayerTime, Shape, Spread
 from tuners.quantize.groups import scheme_of, storage_format
 
-VERSION = 1
+VERSION = 2
 MAX_CALLS, MIN_CALLS = 25, 3
 """Timed calls of one (layer, tokens): as many as its share of the time allows."""
 SWEPT_TOKENS = 64
