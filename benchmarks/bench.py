@@ -28,6 +28,7 @@ from tuners.evaluate import Evaluator, compare
 from tuners.evaluate_schema import Quality, SequenceLoss
 from tuners.events import Event
 from tuners.model.calibrate import build_variants
+from tuners.model.host import batches
 from tuners.plan import PrecisionPlan, Unit
 from tuners.search.schema import SearchSettings, SearchSpec
 from tuners.search.scoring import score
@@ -95,10 +96,10 @@ class Kept(Evaluator):
     def _from(self, formats: Mapping[str, str], skip: int) -> Iterator[list[SequenceLoss]]:
         """Measured batches after the first `skip`; the weights are put back between them."""
         reference = self.reference()
-        for rows, batch in list(self._batches())[skip:]:
+        for rows in list(batches(len(self.ids), self.batch_size))[skip:]:
             with self.store.installed(formats):
-                logits = self.host.logits(batch)
-            yield compare(logits, torch.from_numpy(reference[self._counted(rows)]), batch)
+                logits = self.host.logits(self.ids[rows])
+            yield compare(logits, torch.from_numpy(reference[self._counted(rows)]), self.ids[rows])
 
 
 class Bench:

@@ -70,7 +70,11 @@ def mlx_order(
     try:
         for row in range(len(ids)):
             with Watch(host) as seen, torch.enable_grad():
-                logits = host.model(input_ids=ids[row : row + 1], use_cache=False).logits[0].float()
+                logits = (
+                    host.model(input_ids=ids[row : row + 1].to(host.device), use_cache=False)
+                    .logits[0]
+                    .float()
+                )
                 ref = reference[row][:, : logits.shape[-1]]
                 (ref.exp() * (ref - torch.log_softmax(logits, -1))).sum(-1).mean().backward()
             for unit in units:

@@ -37,6 +37,8 @@ BUSY_SHARE = 0.5
 """A load average above half of the cores is other people's work."""
 MATMUL_SIDES = (256, 512, 1024, 2048)
 VERSION = 1
+MEASURED_HERE = "measured here with"
+"""In the note of a profile with measured rates: a newer measurement replaces it."""
 
 
 class MicroBenchSpec(Contract):
@@ -148,8 +150,9 @@ def apply(profile: HardwareProfile, bench: MicroBenchmark, *, emulated: bool = F
     peaks = {**device.peak_ops, **measured}
     new = device.model_copy(update={"bandwidth_bytes_s": bench.bandwidth, "peak_ops": peaks})
     when = time.strftime("%Y-%m-%d", time.localtime(bench.taken_at))
-    note = f"bandwidth and {', '.join(measured) or 'no'} rates measured here with {bench.library} on {when}"
-    kept = tuple(n for n in profile.notes if "the micro-benchmark replaces it" not in n)
+    note = f"bandwidth and {', '.join(measured) or 'no'} rates {MEASURED_HERE} {bench.library} on {when}"
+    replaced = ("the micro-benchmark replaces it", MEASURED_HERE, *bench.notes)
+    kept = tuple(n for n in profile.notes if not any(text in n for text in replaced))
     return profile.model_copy(
         update={
             "devices": (new, *profile.devices[1:]),
@@ -268,21 +271,26 @@ def matmul_rate(
     seconds: float,
     source: str,
     sides: tuple[int, ...] | None = None,
+    repeats: int = 1,
 ) -> Figure | None:
-    """The rate at the largest square that fits the time three times over; small ones hide the peak."""
+    """The rate at the largest square that fits the time three times over; small ones hide the peak.
+
+    `repeats` is how many products one call of the job makes.
+    """
     best: Figure | None = None
     sides = sides or MATMUL_SIDES
     for side in sides:
         job = make(side)
         if job is None:
             return None
+        job()  # the first call of a size loads its kernel
         start = time.perf_counter()
         job()
         once = time.perf_counter() - start
         # the next square costs eight times as much, and three runs of it must fit
         last = side == sides[-1] or once * 8 * 3 > seconds
         if last:
-            best = rate(job, 2.0 * side**3, seconds / 2, "op/s", f"{source}, {side} squared")
+            best = rate(job, 2.0 * side**3 * repeats, seconds / 2, "op/s", f"{source}, {side} squared")
             break
     return best
 

@@ -1,8 +1,8 @@
 """About five seconds of measuring what this GPU really does: memory bandwidth and matmul rates.
 
 The counterpart of `tuners/microbench.py`, in a child process as well; the result is kept per device name,
-compute capability, driver and torch version. NOT RUN ON A GPU YET: the same code is tested with tensors on
-the CPU.
+compute capability, driver and torch version. The tests run the same code with tensors on the CPU; docs/gpu.md
+tells what it measured on a GPU.
 """
 
 from __future__ import annotations
@@ -20,9 +20,22 @@ from profiles.hardware.schema import Device, DeviceKind, HardwareProfile
 from profiles.provenance import Contract, Figure
 from tuners.child import child_main, run_child
 from tuners.events import Emit, Ticker
-from tuners.microbench import DEFAULT_SECONDS, folder, keep, matmul_rate, rate, silent, torch_version
+from tuners.microbench import (
+    DEFAULT_SECONDS,
+    MEASURED_HERE,
+    folder,
+    keep,
+    matmul_rate,
+    rate,
+    silent,
+    torch_version,
+)
 
-VERSION = 1
+VERSION = 2
+QUEUED = 8
+"""Jobs between two waits: the wait itself takes 20 us, 4 % of a copy of 1 GiB."""
+WARM_UP_S = 0.5
+"""Of multiplying before anything is timed: the library starts, the clocks rise."""
 SIDES = (1024, 2048, 4096, 8192)
 """Squares of the matmuls; the largest that fits the time three times over is the one that counts."""
 ARRAY_BYTES = 1 << 30
@@ -114,11 +127,12 @@ def apply(profile: HardwareProfile, bench: CudaBenchmark) -> HardwareProfile:
         return device.model_copy(update={"bandwidth_bytes_s": bench.bandwidth, "peak_ops": peaks})
 
     when = time.strftime("%Y-%m-%d", time.localtime(bench.taken_at))
-    note = f"bandwidth and {', '.join(bench.ops) or 'no'} rates measured here with {bench.library} on {when}"
+    note = f"bandwidth and {', '.join(bench.ops) or 'no'} rates {MEASURED_HERE} {bench.library} on {when}"
+    kept = tuple(n for n in profile.notes if MEASURED_HERE not in n and n not in bench.notes)
     return profile.model_copy(
         update={
             "devices": tuple(measured(d) for d in profile.devices),
-            "notes": (*profile.notes, note, *bench.notes),
+            "notes": (*kept, note, *bench.notes),
         }
     )
 
@@ -134,15 +148,18 @@ def run(spec: CudaBenchSpec, emit: Emit) -> CudaBenchmark:
             next_step="install the GPU flavour: ADVISOR_FLAVOUR=gpu ./scripts/demo",
         )
     memory, matmuls = _memory(spec), _matmuls(spec)
+    _warm_up(spec, matmuls["bf16"])
     part_s = spec.seconds / (len(memory) + len(matmuls))
     ticker, done = Ticker(emit, "microbench", len(memory) + len(matmuls)), 0
     rates = []
     for name, (job, moved) in memory.items():
-        rates.append(rate(job, moved, part_s, "B/s", f"{name} of {spec.array_bytes >> 20} MiB"))
+        per_job = moved * _queued(spec)
+        rates.append(rate(job, per_job, part_s, "B/s", f"{name} of {spec.array_bytes >> 20} MiB"))
         ticker(done := done + 1, name)
     ops, notes = {}, []
     for kind, make in matmuls.items():
-        found = matmul_rate(make, part_s, f"{kind} matmul, torch {torch.__version__}", spec.sides)
+        source = f"{kind} matmul, torch {torch.__version__}"
+        found = matmul_rate(make, part_s, source, spec.sides, repeats=_queued(spec))
         ticker(done := done + 1, f"{kind} matmul")
         if found is None:
             notes.append(f"torch {torch.__version__} has no {kind} matmul for this device")
@@ -160,15 +177,32 @@ def run(spec: CudaBenchSpec, emit: Emit) -> CudaBenchmark:
     )
 
 
+def _queued(spec: CudaBenchSpec) -> int:
+    return QUEUED if spec.place.startswith("cuda") else 1
+
+
+def _warm_up(spec: CudaBenchSpec, make: Callable[[int], Callable[[], Any] | None]) -> None:
+    """Every size once, then the middle one for a while."""
+    if not spec.place.startswith("cuda"):
+        return
+    for side in (*spec.sides, spec.sides[len(spec.sides) // 2]):
+        if (job := make(side)) is not None:
+            job()
+            end = time.perf_counter() + WARM_UP_S / (len(spec.sides) + 1)
+            while time.perf_counter() < end:
+                job()
+
+
 def _finished(spec: CudaBenchSpec, job: Callable[[], Any]) -> Callable[[], Any]:
-    """The job, waited for: kernels are only queued by the call."""
+    """The job `QUEUED` times, waited for once: kernels are only queued by the call."""
     import torch
 
     if not spec.place.startswith("cuda"):
         return job
 
     def waited() -> None:
-        job()
+        for _ in range(QUEUED):
+            job()
         torch.cuda.synchronize(spec.place)
 
     return waited

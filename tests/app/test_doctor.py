@@ -73,3 +73,12 @@ def test_a_problem_decides_the_exit_code(
     assert code == 3
     assert "PROBLEM x: broken" in out
     assert "next: mend it" in out
+
+
+def test_beside_a_gpu_the_gpu_flavour_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "version_of", {}.get)
+    checks = {c.name: c for c in doctor._flavours(gpu=True)}
+    assert "ADVISOR_FLAVOUR=gpu" in checks["engine"].next_step
+    assert "gpu" in checks["quantizer"].next_step
+    monkeypatch.setattr(doctor, "_has_gpu", lambda: True)
+    assert "vLLM plugin" not in {c.name for c in doctor.examine()}

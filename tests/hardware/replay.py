@@ -1,7 +1,7 @@
 """Plays NVML answers through the same protocol that `pynvml` has; errors are pynvml's own.
 
-The files in recorded/ are written by hand in the shape of the driver's answers, with totals and reserves that
-public nvidia-smi outputs show; they are not dumps of one machine.
+`h200_machine.json` is what one machine answered (`record.py`). The other files in recorded/ are written by
+hand in the shape of the driver's answers, with totals and reserves that public nvidia-smi outputs show.
 """
 
 from __future__ import annotations

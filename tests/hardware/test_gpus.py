@@ -95,6 +95,17 @@ def test_four_gpus_with_nvlink() -> None:
     assert found.interconnect == "NVLink 900 GB/s (18 links up)"
 
 
+def test_an_h200_as_its_driver_answered() -> None:
+    found = probed("h200_machine")
+    assert found.device.catalogue_key == "h200-sxm"
+    assert found.device.compute_capability == (9, 0)
+    assert found.device.total_bytes.provenance is Provenance.EXACT
+    assert found.device.total_bytes.value == 150109880320  # torch.cuda.mem_get_info() there, to the byte
+    assert found.interconnect == "PCIe 5.0 x16"  # alone in its machine: no link is up
+    assert (found.driver, found.runtime) == ("580.159.04", "CUDA 13.0")
+    assert found.notes == ()
+
+
 @pytest.mark.parametrize(
     ("value", "indices", "words"),
     [

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -16,7 +17,7 @@ from tuners.budget import parse_memory
 from tuners.events import Event
 from tuners.plan import Unit
 from tuners.search.memory import require, search_memory
-from tuners.search.schema import SearchSettings
+from tuners.search.schema import MemoryMode, SearchMemory, SearchSettings
 
 GIB = 2**30
 
@@ -123,6 +124,23 @@ def test_too_little_memory_is_refused_with_the_part_that_needs_most(
     with pytest.raises(EnvironmentProblem, match="one block at a time"):
         require(found)
     require(search_memory(tensors, cpu_units, SearchSettings(memory="streamed"), 200 * 2**20))
+
+
+def test_a_gpu_computes_in_float32_while_the_whole_model_fits_so(
+    wide_model_dir: Path, cpu_units: tuple[Unit, ...]
+) -> None:
+    tensors = read_model(str(wide_model_dir)).tensors
+
+    def at(available_bytes: int, memory: MemoryMode | Literal["auto"] = "auto") -> SearchMemory:
+        return search_memory(tensors, cpu_units, SearchSettings(memory=memory), available_bytes, on_gpu=True)
+
+    wide = at(80 * GIB)
+    assert (wide.mode, wide.compute) == ("resident", "float32")
+    assert wide.resident_bytes == search_memory(tensors, cpu_units, SearchSettings(), 80 * GIB).resident_bytes
+    narrow = at(int(wide.resident_bytes / 0.9) - GIB // 32)
+    assert (narrow.mode, narrow.compute) == ("resident", "bfloat16")
+    assert narrow.resident_bytes < wide.resident_bytes
+    assert at(80 * GIB, "streamed").compute == "bfloat16"
 
 
 @pytest.fixture(scope="module")

@@ -162,8 +162,10 @@ class ModelHost:
         *,
         trust_remote_code: bool = False,
         streamed: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> ModelHost:
-        """Load in float32 on the CPU (the faster type without AVX512-BF16/AMX), bfloat16 on a GPU.
+        """Load in `dtype`; left out: bfloat16 on a GPU, float32 on the CPU (the faster type without
+        AVX512-BF16/AMX).
 
         Raises:
             EnvironmentProblem: not enough memory. UsageError: transformers cannot load it.
@@ -171,7 +173,7 @@ class ModelHost:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         cuda = torch.cuda.is_available()
-        dtype = torch.bfloat16 if cuda else torch.float32
+        dtype = dtype or (torch.bfloat16 if cuda else torch.float32)
         stream = None
         try:
             if streamed:

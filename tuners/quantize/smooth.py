@@ -39,12 +39,13 @@ def fold_input_scales(
     """Fold the scale of every unit that has one, and return their names.
 
     The 16-bit model computes what it did before: scales are powers of two, and a role whose fold changes
-    the logits is left out (`tuners/model/smoothing.py`).
+    the logits is left out (`tuners/model/smoothing.py`). Scales of the search come from roles that it probed
+    in its own compute type; in bfloat16 on a GPU a second probe would see rounding alone and refuse them.
     """
     import torch
 
     from tuners.model.host import ModelHost
-    from tuners.model.smoothing import absorbers, fold
+    from tuners.model.smoothing import absorber, absorbers, fold
 
     wanted = scaled_units(spec)
     if not wanted:
@@ -54,10 +55,11 @@ def fold_input_scales(
     except UsageError as exc:
         emit(Message(stage="quantize", level="warning", text=f"inputs are not scaled: {exc.what}"))
         return ()
-    found = absorbers(host, wanted)
     if spec.input_scales is not None:
         scales = stored_scales(Path(spec.input_scales), wanted, spec)
+        found = {u.name: a for u in wanted if u.name in scales and (a := absorber(host, u)) is not None}
     else:
+        found = absorbers(host, wanted)
         scales = _sought(host, [u for u in wanted if u.name in found], spec, found, torch.tensor(sequences))
     scaled = [u for u in wanted if u.name in scales and u.name in found]
     for unit in scaled:

@@ -108,13 +108,23 @@ def search_memory(
     on_gpu: bool = False,
 ) -> SearchMemory:
     """The mode that `settings.memory` asks for, or that what is available allows, and its bound: of each
-    process, when there are several workers."""
-    sizes = _Sizes(tensors, units, settings, 2 if on_gpu else 4)
-    resident, streamed = _resident(sizes), _streamed(sizes)
-    needs_resident = max(s.total_bytes for s in resident)
-    needs_streamed = max(s.total_bytes for s in streamed)
+    process, when there are several workers.
+
+    A GPU computes in float32 too where the whole model fits so, else in bfloat16: bfloat16's own rounding
+    hides small differences between formats (docs/gpu.md has both measured).
+    """
+    listed = list(tensors)
     limit = (settings.memory_bytes or int(available_bytes * SHARE_OF_AVAILABLE)) // settings.workers
     asked = settings.memory
+    sizes = _Sizes(listed, units, settings, 4)
+    resident = _resident(sizes)
+    wide = max(s.total_bytes for s in resident) <= limit and asked != "streamed"
+    if on_gpu and not wide:
+        sizes = _Sizes(listed, units, settings, 2)
+        resident = _resident(sizes)
+    streamed = _streamed(sizes)
+    needs_resident = max(s.total_bytes for s in resident)
+    needs_streamed = max(s.total_bytes for s in streamed)
     mode: MemoryMode = asked if asked != "auto" else "resident" if needs_resident <= limit else "streamed"
     if asked != "auto":
         reason = ASKED
@@ -126,6 +136,7 @@ def search_memory(
     scratch = (sizes.count + 1) * sizes.states(settings.probe_sequences) if mode == "streamed" else 0
     return SearchMemory(
         mode=mode,
+        compute="bfloat16" if on_gpu and not wide else "float32",
         reason=reason,
         bound_bytes=needs_resident if mode == "resident" else needs_streamed,
         resident_bytes=needs_resident,
@@ -176,8 +187,8 @@ def memory_text(memory: SearchMemory) -> str:
     how = "in memory as a whole" if memory.mode == "resident" else "streamed block by block"
     stage = max(memory.stages, key=lambda s: s.total_bytes)
     return (
-        f"model {how} ({memory.reason}): at most {memory.bound_bytes / 2**30:.2f} GiB, "
-        f"in stage {stage.stage!r} (estimated)"
+        f"model {how}, computed in {memory.compute} ({memory.reason}): "
+        f"at most {memory.bound_bytes / 2**30:.2f} GiB, in stage {stage.stage!r} (estimated)"
     )
 
 

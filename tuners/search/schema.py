@@ -96,6 +96,7 @@ class SearchMemory(Contract):
     """How the model is held, why, and the bound of its memory (estimated; the measured peak is reported)."""
 
     mode: MemoryMode
+    compute: Literal["float32", "bfloat16"] = "float32"
     reason: str
     bound_bytes: int
     resident_bytes: int

@@ -32,7 +32,11 @@ class Setup:
         self.streamed = self.memory.mode == "streamed"
         emit(Message(stage="load", text=memory_text(self.memory)))
         self.host = ModelHost.load(
-            spec.model_path, spec.units, trust_remote_code=spec.trust_remote_code, streamed=self.streamed
+            spec.model_path,
+            spec.units,
+            trust_remote_code=spec.trust_remote_code,
+            streamed=self.streamed,
+            dtype=getattr(torch, self.memory.compute),
         )
         root = spec.cache_dir or spec.run_dir / "cache"
         self.cache = root / self._key()
@@ -98,6 +102,8 @@ class Setup:
             digest.update(f"{part.name}:{part.weight}".encode())
         for name, kind in sorted(self.spec.rounds.items()):
             digest.update(f"{name}:{kind}".encode())
+        if self.memory.compute != "float32":
+            digest.update(self.memory.compute.encode())
         used = self.settings
         digest.update(
             f"2:{used.seq_len}:{used.calibration_sequences}:{used.search_sequences}:"
