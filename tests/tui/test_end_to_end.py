@@ -40,6 +40,8 @@ class Terminal:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.chdir(folder)
+            for size in ("COLUMNS", "LINES"):  # the terminal's own size counts, not what another test left
+                os.environ.pop(size, None)
             os.environ.update(
                 TERM="xterm-256color",
                 XDG_CACHE_HOME=str(CACHE.parent),
