@@ -40,17 +40,18 @@ class Terminal:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.chdir(folder)
-            for size in ("COLUMNS", "LINES"):  # the terminal's own size counts, not what another test left
-                os.environ.pop(size, None)
-            os.environ.update(
-                TERM="xterm-256color",
-                XDG_CACHE_HOME=str(CACHE.parent),
-                XDG_CONFIG_HOME=ELSEWHERE,
-                XDG_STATE_HOME=str(folder / "state"),
-                XDG_DATA_HOME=ELSEWHERE,
-                PYTHONPATH=os.pathsep.join(sys.path),
-            )
-            os.execv(sys.executable, [sys.executable, "-m", "advisor"])
+            env = os.environ | {
+                "TERM": "xterm-256color",
+                "XDG_CACHE_HOME": str(CACHE.parent),
+                "XDG_CONFIG_HOME": ELSEWHERE,
+                "XDG_STATE_HOME": str(folder / "state"),
+                "XDG_DATA_HOME": ELSEWHERE,
+                "PYTHONPATH": os.pathsep.join(sys.path),
+            }
+            # the terminal's own size counts. The whole environment is given: a library (readline, curses) can
+            # set COLUMNS behind os.environ, where no pop of ours would find it
+            sized = {name: value for name, value in env.items() if name not in ("COLUMNS", "LINES")}
+            os.execve(sys.executable, [sys.executable, "-m", "advisor"], sized)
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", SIZE[1], SIZE[0], 0, 0))
         self.screen = pyte.Screen(*SIZE)
         self.stream = pyte.ByteStream(self.screen)
