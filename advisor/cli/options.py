@@ -27,6 +27,14 @@ Resume = Annotated[
         name="--resume", negative="--no-resume", help="Skip finished stages whose inputs have not changed."
     ),
 ]
+ResumeStage = Annotated[
+    bool,
+    Parameter(
+        name="--resume",
+        negative="--no-resume",
+        help="Skip the stage when it is finished and unchanged, as earlier ones are in any case.",
+    ),
+]
 Gpu = Annotated[
     str | None, Parameter(name="--gpu", help="Plan for this device of the catalogue instead of this machine.")
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from advisor.cli.options import DryRun, Json, Offline, Quiet, Resume, Run, Weights, Yes
+from advisor.cli.options import DryRun, Json, Offline, Quiet, ResumeStage, Run, Weights, Yes
 
 if TYPE_CHECKING:
     from tuners.plan import PrecisionPlan
@@ -27,7 +27,7 @@ def quantize(
     model: Model = None,
     task: Task = "generic",
     weights: Weights = Weights(),
-    resume: Resume = True,
+    resume: ResumeStage = True,
     offline: Offline = False,
     yes: Yes = False,
     dry_run: DryRun = False,
@@ -67,7 +67,7 @@ def validate(
     plan: Plan = None,
     model: Model = None,
     task: Task = "generic",
-    resume: Resume = True,
+    resume: ResumeStage = True,
     offline: Offline = False,
     yes: Yes = False,
     dry_run: DryRun = False,
@@ -87,7 +87,7 @@ def export(
     plan: Plan = None,
     model: Model = None,
     task: Task = "generic",
-    resume: Resume = True,
+    resume: ResumeStage = True,
     offline: Offline = False,
     yes: Yes = False,
     dry_run: DryRun = False,
@@ -150,7 +150,7 @@ def _stage(
                     where=str(root),
                     next_step=f"advisor tune {inputs.model} --run {root} ... searches one",
                 )
-            run_through(context, inputs, last, plan=given, resume=resume)
+            run_through(context, inputs, last, plan=given, resume=resume, first=last)
     finally:
         shown.close()
     return answer(root, json=json)

@@ -177,7 +177,7 @@ def quantize(
     stamp = {
         "spec": spec.model_dump(
             mode="json",
-            exclude={"out_dir", "model_path", "input_scales", "held_out", "memory", "memory_bytes"},
+            exclude={"out_dir", "model_path", "input_scales", "held_out", "memory", "memory_bytes", "anew"},
         ),
         "checkpoint": checkpoint_stamp(facts.model),
         "versions": versions(),
@@ -186,7 +186,7 @@ def quantize(
     def work(stage: StageContext) -> str:
         answer = run_child(
             "tuners.quantize.job",
-            spec,
+            spec.model_copy(update={"anew": not resume}),
             emit=stage.emit,
             log_path=stage.workspace.log_path("quantize"),
             stage="quantize",

@@ -38,32 +38,38 @@ def run_through(
     *,
     plan: PrecisionPlan | None = None,
     resume: bool = True,
+    first: StageName = STAGES[0],
 ) -> None:
     """Run every stage up to `last`; finished ones whose inputs have not changed are skipped.
 
-    With a `plan` there is no search: the plan given is written into the run and used.
+    With a `plan` there is no search: the plan given is written into the run and used. Without `resume` the
+    stages from `first` on run again, finished or not.
     """
     from advisor.pipeline import export, footprint, latency, profile, quantize, search, validate
     from advisor.workspace import write_text
 
     until = STAGES.index(last)
+
+    def kept(stage: StageName) -> bool:
+        return resume or STAGES.index(stage) < STAGES.index(first)
+
     save_inputs(context.workspace, inputs)
-    facts = profile.profile(context, inputs, resume=resume)
+    facts = profile.profile(context, inputs, resume=kept("profile"))
     if until < STAGES.index("footprint"):
         return
     if plan is None:
-        budget = footprint.footprint(context, inputs, facts, resume=resume)
+        budget = footprint.footprint(context, inputs, facts, resume=kept("footprint"))
         if until < STAGES.index("search"):
             return
-        latency.latency(context, inputs, facts, resume=resume)
-        search.search(context, inputs, facts, budget.unit_bytes, resume=resume)
+        latency.latency(context, inputs, facts, resume=kept("search"))
+        search.search(context, inputs, facts, budget.unit_bytes, resume=kept("search"))
         plan = quantize.load_plan(context.workspace)
     else:
         quantize.check_plan(plan, facts)
         write_text(context.workspace.path("plan.yaml"), plan.to_yaml())
     if until >= STAGES.index("quantize"):
-        quantize.quantize(context, inputs, facts, plan, resume=resume)
+        quantize.quantize(context, inputs, facts, plan, resume=kept("quantize"))
     if until >= STAGES.index("validate"):
-        validate.validate(context, inputs, facts, plan, resume=resume)
+        validate.validate(context, inputs, facts, plan, resume=kept("validate"))
     if until >= STAGES.index("export"):
-        export.export(context, inputs, facts, plan, resume=resume)
+        export.export(context, inputs, facts, plan, resume=kept("export"))

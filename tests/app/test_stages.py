@@ -7,17 +7,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from advisor.pipeline import export, footprint, latency, profile, quantize, search, validate
+from advisor.pipeline.inputs import RunInputs, save_inputs
 from advisor.pipeline.run import opened
 from advisor.pipeline.stage import StageContext, run_stage
-from advisor.workspace import StageRecord
+from advisor.workspace import StageRecord, write_text
 from profiles.errors import EnvironmentProblem, ExitCode, Interrupted, RunFailed, UsageError
 from tests.app.child_job import Spec
 from tuners.child import run_child
 from tuners.events import Event, StageFailed, StageFinished, StageStarted
+from tuners.plan import PrecisionPlan
 
 
 class Work:
@@ -89,6 +95,41 @@ def test_a_failed_stage_leaves_no_record_and_says_so(
 def test_a_stage_without_its_output_has_failed(tmp_path: Path) -> None:
     with opened(tmp_path / "r") as context, pytest.raises(RunFailed, match="without its output"):
         run_stage(context, "s", "S", {}, ("never.txt",), lambda _: "")
+
+
+MODULES = {
+    "profile": profile, "footprint": footprint, "latency": latency, "search": search, "quantize": quantize,
+    "validate": validate, "export": export,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("last", ["quantize", "validate", "export"])
+def test_without_resume_a_command_runs_its_own_stage_again_and_no_earlier_one(
+    cli: Callable[..., tuple[int, str, str]],
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    last: str,
+) -> None:
+    kept: dict[str, bool] = {}
+
+    def noted(name: str) -> Any:
+        return lambda *_args, resume: kept.update({name: resume}) or SimpleNamespace(unit_bytes=0)
+
+    for name, module in MODULES.items():
+        monkeypatch.setattr(module, name, noted(name))
+    monkeypatch.setattr("advisor.cli.report.answer", lambda root, json: 0)
+    with opened(tmp_path / "r") as context:
+        save_inputs(context.workspace, RunInputs(model=str(tiny), task="generic"))
+        plan = PrecisionPlan(formats={"a": "W8A8"})
+        write_text(context.workspace.path("plan.yaml"), plan.to_yaml())
+    run = ("--run", tmp_path / "r", "--quiet")
+
+    assert cli(last, "--no-resume", *run)[0] == 0
+    assert [name for name, resumed in kept.items() if not resumed] == [last]
+    assert list(kept) == list(MODULES)[: list(MODULES).index(last) + 1]
+    assert cli(last, *run)[0] == 0
+    assert all(kept.values())
 
 
 def child(context: StageContext, mode: str, flag: str = "") -> str:

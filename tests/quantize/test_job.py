@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from profiles.errors import EnvironmentProblem, UsageError
+from profiles.errors import EnvironmentProblem, RunFailed, UsageError
 from tests.quantize.files import quantized_tensors, write_quantized, write_source
 from tests.quantize.models import llama_units, plan_of
 from tuners.events import Event
-from tuners.quantize import QuantizeResult, QuantizeSpec
+from tuners.quantize import QuantizeResult, QuantizeSpec, job
 from tuners.quantize.job import MARKER, _publish, fingerprint, finished, run
 from tuners.quantize.source import read_source
 
@@ -57,6 +57,21 @@ def test_a_finished_checkpoint_of_the_same_request_is_kept(tmp_path: Path) -> No
 
     assert run(spec, events.append).skipped
     assert [e.kind for e in events] == ["stage_started", "stage_finished"]
+
+
+@pytest.mark.parametrize("recover_steps", [0, 1])  # recovery alone would take the plain checkpoint
+def test_asked_anew_it_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recover_steps: int
+) -> None:
+    finish(spec_of(tmp_path))
+    spec = spec_of(tmp_path, anew=True, overwrite=True, recover_steps=recover_steps)
+
+    def begun(*_: object) -> None:
+        raise RunFailed("writing has begun")
+
+    monkeypatch.setattr(job, "write_checkpoint", begun)
+    with pytest.raises(RunFailed, match="writing has begun"):
+        run(spec, lambda _: None)
 
 
 def test_another_request_does_not_take_it_for_its_own(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def run(spec: QuantizeSpec, emit: Emit) -> QuantizeResult:
     emit(StageStarted(stage=STAGE, title=TITLE, total=len(blocks), unit="layers"))
     out, partial = Path(spec.out_dir), spec.partial_dir
     key = fingerprint(spec, source)
-    done = finished(out, key)
+    done = None if spec.anew else finished(out, key)
     if done is not None and _sound(out, spec, source, emit):
         _forget(out)
         emit(StageFinished(stage=STAGE, title=TITLE, seconds=0, skipped=True, summary=f"{out} is up to date"))
@@ -130,7 +130,7 @@ def _recover(spec: QuantizeSpec, folder: Path, emit: Emit) -> RecoverResult:
 
 def fingerprint(spec: QuantizeSpec, source: Source) -> str:
     """Hash of everything that decides the checkpoint: the request and the source's files."""
-    how = {"out_dir", "overwrite", "input_scales", "held_out", "memory", "memory_bytes"}
+    how = {"out_dir", "overwrite", "anew", "input_scales", "held_out", "memory", "memory_bytes"}
     text = spec.model_dump_json(exclude=how)
     for path in sorted(Path(source.path).iterdir()):
         stat = path.stat()
@@ -159,7 +159,7 @@ def _sound(out: Path, spec: QuantizeSpec, source: Source, emit: Emit) -> bool:
 
 def _unrecovered(out: Path, spec: QuantizeSpec, source: Source, emit: Emit) -> QuantizeResult | None:
     """A sound checkpoint of the same request before recovery, where recovery is what is asked."""
-    if not spec.recover_steps:
+    if not spec.recover_steps or spec.anew:
         return None
     found = finished(out, fingerprint(spec.model_copy(update={"recover_steps": 0}), source))
     return found if found is not None and _sound(out, spec, source, emit) else None

@@ -29,9 +29,9 @@ class QuantizeSpec(Contract):
     `held_out` are the fingerprints of texts that it must not be trained on. `compute` is the arithmetic type
     of calibration: `auto` measures which is faster here. `input_scales` is the search's file of input scales
     (.npz of exponents, `UNIT--FORMAT`), its digest the sha256 of it; without one they are found anew on the
-    calibration texts. `overwrite` replaces an older checkpoint of this program in `out_dir`. `memory`
-    resident loads the whole model, streamed one decoder block at a time, auto streams when the model does
-    not fit into `memory_bytes` (default: what is available).
+    calibration texts. `overwrite` replaces an older checkpoint of this program in `out_dir`, with `anew`
+    one of the same request too. `memory` resident loads the whole model, streamed one decoder block at a
+    time, auto streams when the model does not fit into `memory_bytes` (default: what is available).
     """
 
     model_path: str
@@ -51,6 +51,7 @@ class QuantizeSpec(Contract):
     trust_remote_code: bool = False
     compute: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     overwrite: bool = False
+    anew: bool = False
     input_scales: str | None = None
     input_scales_digest: str = ""
     memory: Literal["auto", "resident", "streamed"] = "auto"
