@@ -17,6 +17,7 @@ _SIZES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12} | {
     "gib": 2**30,
     "tib": 2**40,
 }
+_BITS = frozenset({"bit", "bits", "bpw", "b/w"})
 _PATTERN = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z%/]+)\s*$", re.IGNORECASE)
 
 
@@ -81,20 +82,13 @@ def budget_within(text: str, *, weights: int, smallest: int, largest: int, fixed
     Raises:
         UsageError, InfeasibleError: as `parse_budget`.
     """
-    match = _PATTERN.match(text)
-    if match is None:
-        raise _not_a_budget(text)
-    number, unit = float(match[1]), match[2].lower()
-    if not math.isfinite(number) or number <= 0:
-        raise _not_a_budget(text)
-    if unit in {"bit", "bits", "bpw", "b/w"}:
+    number, unit = check_budget(text)
+    if unit in _BITS:
         unit_bytes = math.floor(number * weights / 8)
     elif unit == "%":
         unit_bytes = math.floor(number / 100 * (largest + fixed_bytes)) - fixed_bytes
-    elif unit in _SIZES:
-        unit_bytes = math.floor(number * _SIZES[unit]) - fixed_bytes
     else:
-        raise _not_a_budget(text)
+        unit_bytes = math.floor(number * _SIZES[unit]) - fixed_bytes
     if unit_bytes >= largest:
         raise UsageError(
             "nothing needs quantizing: the original already fits this budget",
@@ -118,6 +112,21 @@ def budget_within(text: str, *, weights: int, smallest: int, largest: int, fixed
         largest_bytes=largest,
         weights=weights,
     )
+
+
+def check_budget(text: str) -> tuple[float, str]:
+    """Number and unit of a budget, whether or not a model can meet it.
+
+    Raises:
+        UsageError: not a budget.
+    """
+    match = _PATTERN.match(text)
+    if match is None:
+        raise _not_a_budget(text)
+    number, unit = float(match[1]), match[2].lower()
+    if not (math.isfinite(number) and number > 0 and unit in {*_BITS, *_SIZES, "%"}):
+        raise _not_a_budget(text)
+    return number, unit
 
 
 def parse_memory(text: str) -> tuple[Literal["auto", "resident", "streamed"], int | None]:

@@ -117,9 +117,10 @@ def tune(
     """
     from advisor.cli.report import answer
     from advisor.cli.serving import serving_spec
+    from advisor.pipeline.inputs import check_goal
     from tuners.budget import parse_memory
 
-    _check_goal(objective, max_kl, max_ms_per_token)
+    check_goal(objective, max_kl, max_ms_per_token)
     parse_memory(memory)  # a wrong one is refused before anything starts
     inputs = make_inputs(
         model=model,
@@ -151,34 +152,6 @@ def tune(
         return _dry_run(inputs, root, json=json)
     execute(inputs, root, through, resume=resume, quiet=quiet)
     return answer(root, json=json)
-
-
-def _check_goal(objective: str, max_kl: float | None, max_ms: float | None) -> None:
-    """Refuse goals that contradict each other.
-
-    Raises:
-        UsageError: fastest without a limit on the KL, or a limit that the objective does not use.
-    """
-    from profiles.errors import UsageError
-
-    if objective == "fastest" and max_kl is None:
-        raise UsageError(
-            "the fastest plan needs a limit on what it may lose",
-            got="--objective fastest without --max-kl",
-            next_step="--objective fastest --max-kl 0.05 (nats per token; INT4 alone often loses 0.1)",
-        )
-    if objective == "quality" and max_kl is not None:
-        raise UsageError(
-            "--max-kl is for the fastest plan: the best one has the least KL anyway",
-            got=f"--max-kl {max_kl:g}",
-            next_step="add --objective fastest, or leave --max-kl out",
-        )
-    if objective == "fastest" and max_ms is not None:
-        raise UsageError(
-            "the fastest plan needs no limit on its time",
-            got=f"--max-ms-per-token {max_ms:g}",
-            next_step="leave --max-ms-per-token out, or leave --objective out: the best plan that is so fast",
-        )
 
 
 def make_inputs(**fields: object) -> RunInputs:

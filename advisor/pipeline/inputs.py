@@ -99,6 +99,32 @@ class RunInputs(Contract):
         return default_run_dir(self.model, self.identity())
 
 
+def check_goal(objective: str, max_kl: float | None, max_ms: float | None) -> None:
+    """Refuse goals that contradict each other.
+
+    Raises:
+        UsageError: fastest without a limit on the KL, or a limit that the objective does not use.
+    """
+    if objective == "fastest" and max_kl is None:
+        raise UsageError(
+            "the fastest plan needs a limit on what it may lose",
+            got="--objective fastest without --max-kl",
+            next_step="--objective fastest --max-kl 0.05 (nats per token; INT4 alone often loses 0.1)",
+        )
+    if objective == "quality" and max_kl is not None:
+        raise UsageError(
+            "--max-kl is for the fastest plan: the best one has the least KL anyway",
+            got=f"--max-kl {max_kl:g}",
+            next_step="add --objective fastest, or leave --max-kl out",
+        )
+    if objective == "fastest" and max_ms is not None:
+        raise UsageError(
+            "the fastest plan needs no limit on its time",
+            got=f"--max-ms-per-token {max_ms:g}",
+            next_step="leave --max-ms-per-token out, or leave --objective out: the best plan that is so fast",
+        )
+
+
 def save_inputs(workspace: Workspace, inputs: RunInputs) -> None:
     """Write inputs.yaml, or check it against an earlier one.
 

@@ -111,7 +111,7 @@ def inputs(root: Path) -> RunInputs | None:
 
 SHOWN = {
     "model", "task", "budget", "gpu", "count", "trials", "serving", "methods", "recover_steps",
-    "max_ms_per_token",
+    "max_ms_per_token", "objective", "max_kl", "memory", "sensitivity", "latency",
 }  # fmt: skip
 SHOWN_SERVING = {"max_model_len", "concurrency", "kv_cache_dtype", "tensor_parallel_size"}
 """What the forms ask; the rest of a run's inputs is kept as it is."""
@@ -130,6 +130,8 @@ def adopt(session: Session, root: Path) -> None:
     session.kv_cache_dtype = asked.serving.kv_cache_dtype
     session.tp = asked.serving.tensor_parallel_size
     session.max_ms_per_token = asked.max_ms_per_token
+    session.objective, session.max_kl = asked.objective, asked.max_kl
+    session.memory, session.sensitivity, session.latency = asked.memory, asked.sensitivity, asked.latency
     session.methods, session.recover_steps = {**asked.methods}, asked.recover_steps
     session.more = asked.model_dump(exclude=SHOWN, exclude_defaults=True)
     session.more_serving = asked.serving.model_dump(exclude=SHOWN_SERVING, exclude_defaults=True)
@@ -163,6 +165,11 @@ def run_for(session: Session) -> Path:
         serving=session.spec(),
         trials=session.trials,
         max_ms_per_token=session.max_ms_per_token,
+        objective=session.objective,
+        max_kl=session.max_kl,
+        memory=session.memory,
+        sensitivity=session.sensitivity,
+        latency=session.latency,
         methods=session.methods,
         recover_steps=session.recover_steps,
         **session.more,

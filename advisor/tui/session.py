@@ -16,8 +16,8 @@ SERVING_OPTIONS = {"pipeline_parallel_size": "--pp", "kv_cache_memory_bytes": "-
 """Options whose name is not the field's."""
 MORE = frozenset(
     {
-        "calibration_samples", "formats", "latency", "max_kl", "memory", "objective", "offline", "revision",
-        "rounding_steps", "seed", "sensitivity", "storage", "trust_remote_code", "workers", "yes",
+        "calibration_samples", "formats", "offline", "revision", "rounding_steps", "seed", "storage",
+        "trust_remote_code", "workers", "yes",
     }
 )  # fmt: skip
 """Fields of a run's inputs that the command line takes; the others are effort and keep their defaults."""
@@ -43,6 +43,11 @@ class Session:
     methods: dict[str, str] = field(default_factory=dict)
     recover_steps: int = 0
     max_ms_per_token: float | None = None
+    objective: str = "quality"
+    max_kl: float | None = None
+    memory: str = "auto"
+    sensitivity: str = "auto"
+    latency: str = "auto"
     run: Path | None = None
     more: dict[str, Any] = field(default_factory=dict)
     """What the run that is open was asked besides: fields of RunInputs that no form shows."""
@@ -65,6 +70,8 @@ class Session:
             self.kv_cache_dtype,
             self.tp,
             self.max_ms_per_token,
+            self.objective,
+            self.max_kl,
             *sorted(map(str, (*self.more.items(), *self.more_serving.items()))),
         )
 
@@ -126,6 +133,13 @@ class Session:
             out += ["--trials", str(self.trials)]
         if self.max_ms_per_token is not None:
             out += ["--max-ms-per-token", f"{self.max_ms_per_token:g}"]
+        if self.objective != "quality":
+            out += ["--objective", self.objective]
+        if self.max_kl is not None:
+            out += ["--max-kl", f"{self.max_kl:g}"]
+        for option in ("memory", "sensitivity", "latency"):
+            if getattr(self, option) != "auto":
+                out += [f"--{option}", getattr(self, option)]
         if self.methods:
             out += ["--method", method_words(self.methods)]
         if self.recover_steps:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from textual import events
 from textual.pilot import Pilot
 from textual.widgets._footer import FooterKey
 
+from advisor.pipeline.inputs import RunInputs
 from advisor.tui.app import AdvisorApp
 from advisor.tui.session import Session
-from tests.tui.driving import drive, opened, shows, until
+from tests.tui.driving import drive, opened, shows, text, until
 from tests.tui.test_choices import twin
 
 
@@ -55,6 +56,79 @@ def test_the_form_of_a_run_is_filled_in_without_a_mouse() -> None:
         await opened(app, pilot, "7", "runs")
 
     drive(scenario, gpu=None)
+
+
+def test_the_fold_has_the_goals_and_is_no_part_of_the_way_while_it_is_closed() -> None:
+    async def scenario(app: AdvisorApp, pilot: Pilot[Any]) -> None:
+        await opened(app, pilot, "4", "tune")
+        assert "max KL" not in text(app)
+        await pilot.press("m")
+        await until(pilot, lambda: focused(app) == "objective")
+        await shows(app, pilot, "objective", "max KL", "memory", "sensitivity", "latency")
+        await pilot.press("right", "enter")
+        await until(pilot, lambda: focused(app) == "max-kl")
+        await pilot.press(*"0.05", "enter")
+        await until(pilot, lambda: focused(app) == "memory")
+        await pilot.press(*"4GiB", "enter")
+        await until(pilot, lambda: focused(app) == "sensitivity")
+        choices = get_args(RunInputs.model_fields["sensitivity"].annotation)
+        await pilot.press(*["right"] * len(choices), "enter")  # as many as the type has
+        await until(pilot, lambda: focused(app) == "latency")
+        await pilot.press("right")
+        assert twin(app) == (
+            "$ advisor tune MODEL --budget 5.5bits --objective fastest --max-kl 0.05 --memory 4GiB "
+            f"--sensitivity {choices[-1]} --latency estimated --through export"
+        )
+        await pilot.press("m")
+        await until(pilot, lambda: focused(app) == "stages-panel")
+        assert "max KL" not in text(app)
+        await opened(app, pilot, "7", "runs")
+        await opened(app, pilot, "4", "tune")  # what is not as it begins is not hidden
+        await shows(app, pilot, "objective", "max KL")
+
+    drive(scenario, gpu=None, size=(80, 24))
+
+
+def test_a_wrong_value_is_marked_at_its_field_and_starts_nothing() -> None:
+    async def scenario(app: AdvisorApp, pilot: Pilot[Any]) -> None:
+        def wrong() -> list[str | None]:
+            return [w.id for w in app.screen.query(".-wrong")]
+
+        await opened(app, pilot, "4", "tune")
+        await pilot.press("e", *"5.5 apples")
+        assert not wrong()  # not while it is typed
+        await pilot.press("enter")
+        await shows(app, pilot, "budget: not a memory budget; allowed: a size")
+        assert wrong() == ["budget"]
+        await pilot.press("up", *"6bits")
+        await until(pilot, lambda: not wrong())
+        assert "not a memory budget" not in text(app)
+        await pilot.press("escape", "m", "right", "escape", "m", "s")
+        await shows(app, pilot, "max KL: the fastest plan needs a limit on what it may lose")
+        assert (wrong(), focused(app)) == (["max-kl"], "max-kl")
+        assert app.working() is None
+        await pilot.press("0", "enter")
+        await shows(app, pilot, "max KL: a number above 0")
+        assert "--max-kl" not in twin(app)
+        await pilot.press("up", *"0.1", "enter", *"much", "enter")
+        await shows(app, pilot, "memory: not a memory limit; allowed: auto, resident, streamed")
+        assert wrong() == ["memory"]
+
+    drive(scenario, gpu=None, model="m", size=(80, 24))
+
+
+def test_a_run_for_speed_opens_with_its_goals(recorded: Path) -> None:
+    written = recorded / "inputs.yaml"
+    goals = "objective: fastest\nmax_kl: 0.02\nmemory: 4GiB\n"
+    written.write_text(written.read_text() + goals)
+
+    async def scenario(app: AdvisorApp, pilot: Pilot[Any]) -> None:
+        await opened(app, pilot, "4", "tune")
+        await shows(app, pilot, "fastest", "0.02", "4GiB")
+        assert "--objective fastest --max-kl 0.02 --memory 4GiB" in twin(app)
+        assert "--run" in twin(app)
+
+    drive(scenario, run=recorded)
 
 
 def test_keys_typed_ahead_go_where_they_are_meant() -> None:

@@ -5,33 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from rich.text import Text
 from textual import on
 from textual.binding import Binding, BindingType
-from textual.containers import Container, Grid, Horizontal
+from textual.containers import Grid
 from textual.widget import Widget
-from textual.widgets import Input, Static
 
 from advisor.tui import run_files
 from advisor.tui.run_state import FULL
 from advisor.tui.screens.base import AdvisorScreen
-from advisor.tui.session import Session, method_words
+from advisor.tui.session import Session
 from advisor.tui.stage_words import stage_lines
-from advisor.tui.widgets.field import Field
 from advisor.tui.widgets.front_plot import MARKS, FrontItem, FrontPlot, Sizes
 from advisor.tui.widgets.layer_grid import plan_text
 from advisor.tui.widgets.lists import Scroll, Table
 from advisor.tui.widgets.sheet import Sheet
-from advisor.tui.widgets.stepper import Stepper
+from advisor.tui.widgets.tune_form import TuneForm
 from advisor.tui.words import duration, plain, size
 from profiles.errors import AdvisorError
 from tuners.events import Event, TrialFinished
 
-THROUGH = ("search", "quantize", "validate", "export")
-RECOVER = (0, 50, 100, 200, 400)
-"""Steps of training towards the original after quantization; 200 are usual."""
 REDRAW_GAP_S = 0.4
 """The plot is drawn at most this often, however many events come."""
 LINE_STEP = 0.25
@@ -54,6 +49,9 @@ class TuneScreen(AdvisorScreen):
            goes back to the stages. ms/token: the slowest decoding step that is accepted, as
            predicted from timed layers (empty: any). method: how weights become codes (auto: what
            measured best for each format). recover: steps of training the checkpoint afterwards
+ m         more fields, or fewer. objective fastest: the fastest plan that loses at most max KL (nats
+           per token). memory: how the search holds the model (auto, resident, streamed, 4GiB).
+           sensitivity: how layers are measured. latency: time layers here (auto), or estimate
  tab       stages, plan, trials, then the form
 
 The run is a process of its own: it goes on when this window closes, and 7 opens it again.
@@ -63,12 +61,11 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, f o
     CSS_PATH: ClassVar[list[str]] = ["base.tcss", "tune.tcss"]  # type: ignore[assignment]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("e", "edit", "Edit", id="edit"),
+        Binding("m", "more", "More", id="more"),
         Binding("s", "start", "Start/resume", id="start"),
         Binding("x", "app.stop_work", "Stop", id="stop"),
         Binding("p", "app.pause_work", "Pause", id="pause"),
         Binding("d", "demo", "Demo", id="demo"),
-        Binding("enter,down", "field(1)", "Next field", show=False),
-        Binding("up", "field(-1)", "Field before", show=False),
         Binding("less_than_sign", "line(-1)", "Budget line down", show=False),
         Binding("greater_than_sign", "line(1)", "Budget line up", show=False),
         Binding("equals_sign", "line(0)", "Budget line back", show=False),
@@ -88,21 +85,7 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, f o
 
     def body(self) -> Iterable[Widget]:
         """The question above; stages, front, plan and trials below."""
-        from tuners.quantize.methods import NAMES
-
-        methods: list[tuple[dict[str, str], str]] = [({}, "auto"), *(({"*": n}, n) for n in NAMES)]
-        with Container(id="form"):
-            with Horizontal():
-                yield Static("budget", classes="label")
-                yield Field(self.session.budget, placeholder="from the device", id="budget")
-                yield Static("trials", classes="label")
-                yield Field(str(self.session.trials), type="integer", max_length=5, id="trials")
-                yield Stepper("through", [(t, t) for t in THROUGH], id="through")
-            with Horizontal():
-                yield Static("ms/token", classes="label")
-                yield Field(_ms(self.session), placeholder="any", type="number", max_length=7, id="speed")
-                yield Stepper("method", methods, id="method")
-                yield Stepper("recover", [(n, f"{n} steps" if n else "no") for n in RECOVER], id="recover")
+        yield TuneForm(self.session, id="form")
         yield Sheet(id="problem", classes="error")
         with Grid(id="panels"):
             with Scroll(id="stages-panel", classes="panel") as stages:
@@ -130,33 +113,24 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, f o
         """`advisor tune MODEL --budget ...`."""
         return self.session.tune_command()
 
-    @on(Input.Changed)
-    @on(Stepper.Changed)
+    @on(TuneForm.Changed)
     def _asked(self) -> None:
-        self.session.budget = self.query_one("#budget", Input).value.strip()
-        trials = self.query_one("#trials", Input).value
-        self.session.trials = int(trials) if trials.isdigit() else self.session.trials
-        self.session.through = str(self.query_one("#through", Stepper).value)
-        speed = self.query_one("#speed", Field)
-        if speed.is_valid:
-            self.session.max_ms_per_token = float(speed.value) if speed.value else None
-        self.session.methods = cast("dict[str, str]", self.query_one("#method", Stepper).value)
-        self.session.recover_steps = cast("int", self.query_one("#recover", Stepper).value)
+        self.query_one(TuneForm).take(self.session)
+        self._complain("")
         self.refresh_lines()
 
     def action_edit(self) -> None:
         """To the first field of the form."""
         self.set_focus(self.query_one("#budget"))
 
-    @on(Field.Left)
-    def _left(self, event: Field.Left) -> None:
-        self.action_field(event.step)
+    def action_more(self) -> None:
+        """Open the fold of the form, or close it."""
+        form = self.query_one(TuneForm)
+        form.unfold(not form.unfolded)
 
-    def action_field(self, step: int) -> None:
-        """The neighbour in the form; beyond its ends, or without a step, back to the stages."""
-        form: list[Widget] = list(self.query_one("#form").query("Field, Stepper").results(Widget))
-        at = form.index(self.focused) + step if step and self.focused in form else -1
-        self.set_focus(form[at] if 0 <= at < len(form) else self.query_one("#stages-panel"))
+    @on(TuneForm.Done)
+    def _done(self) -> None:
+        self.set_focus(self.query_one("#stages-panel"))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """One run at a time."""
@@ -166,6 +140,9 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, f o
         """Start the run, or go on with it."""
         if self.session.model is None:
             self._complain("no model is chosen: 2 lists models, d runs the demo")
+            return
+        if not self.query_one(TuneForm).check():
+            self._complain("")
             return
         try:
             root = run_files.run_for(self.session)
@@ -180,6 +157,7 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, f o
     def _complain(self, text: str) -> None:
         """Say below the form what is wrong with it; else what ended the run."""
         self._problem = text
+        text = text or self.query_one(TuneForm).problem
         if not text and self.advisor.working() is None:
             text = self.state.error_text
         problem = self.query_one("#problem", Sheet)
@@ -235,18 +213,7 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, f o
 
     def shown_again(self) -> None:
         """The session may have changed on another screen."""
-        for name, value in (
-            ("#budget", self.session.budget),
-            ("#trials", str(self.session.trials)),
-            ("#speed", _ms(self.session)),
-        ):
-            field = self.query_one(name, Input)
-            if field.value != value and not field.has_focus:
-                field.value = value
-        session = self.session
-        self.query_one("#through", Stepper).choose(session.through)
-        self.query_one("#method", Stepper).choose(session.methods, method_words(session.methods))
-        self.query_one("#recover", Stepper).choose(session.recover_steps)
+        self.query_one(TuneForm).show(self.session)
         self._dirty, self._problem = True, ""
         self._redraw()
 
@@ -380,11 +347,6 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, f o
         if formats is not before[0] or places is not before[1] or width != before[2]:
             self._strip = (formats, places, width)
             self.query_one("#plan", Sheet).show(plan_text(formats, places, width) if formats else Text(""))
-
-
-def _ms(session: Session) -> str:
-    """The limit on a decoding step as the form shows it."""
-    return "" if session.max_ms_per_token is None else f"{session.max_ms_per_token:g}"
 
 
 def _kind(label: str) -> str:
