@@ -22,6 +22,7 @@ import json
 import math
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,13 +37,13 @@ import torch
 from bench import Bench, OutOfTime
 
 from tuners.evaluate import paired_difference
-from tuners.model.host import ModelHost
 from tuners.plan import PrecisionPlan, Unit, uniform
 from tuners.search.report import Reporter
+from tuners.search.scoring import score
+from tuners.search.setup import Setup
 from tuners.search.study import PlanSearch
 from tuners.search.trials import Trials
 from tuners.sensitivity.measure import measure_kl
-from tuners.sensitivity.quick import quick_scores
 from tuners.sensitivity.table import FISHER, GDY2, KL, MSE, CellLog, SensitivityTable, blend
 from tuners.solver import solve
 
@@ -50,8 +51,6 @@ ADVISOR = "Advisor"
 PARTS = ("allocation", "ablation", "raw", "limit", "time", "product", "engine")
 RICH = ["W4A16_G128", "W4A16_ASYM_G128", "W4A16_G64", "W4A16_ASYM_G64", "W4A16_G32", "W8A8"]
 """Every format that a kernel of this CPU runs fast; of `--formats all` only FP8 is missing (slow here)."""
-QUICK_SEQUENCES = 4
-"""Of 128 tokens, for the plan that is timed against AutoScheme's."""
 Makers = dict[str, Callable[[], dict[str, str]]]
 
 
@@ -192,12 +191,18 @@ def raw_search(bench: Bench, budget: int, kind: str) -> dict[str, str]:
 
 
 def cold(bench: Bench, bits: list[float]) -> dict[float, tuple[dict[str, str], float]]:
-    """Plans and seconds from nothing (no cache, the model not loaded) by Advisor's quickest signal."""
-    start = time.process_time()
-    host = ModelHost.load(bench.options.model, bench.units)
-    ids = host.tokenise(bench.spec.task.splits.search, seq_len=128, max_sequences=QUICK_SEQUENCES)
-    scores = quick_scores(host, ids)
-    return {b: (solve(bench.units, scores, bench.bytes_for(b)), time.process_time() - start) for b in bits}
+    """Plans and processor seconds from nothing (no cache, the model not loaded) until the plan is there, by
+    what `--sensitivity quick` does."""
+    settings = bench.settings.model_copy(update={"sensitivity": "quick", "trials": 0})
+    with tempfile.TemporaryDirectory(dir=bench.out) as empty:
+        start = time.process_time()
+        setup = Setup(
+            bench.spec.model_copy(update={"settings": settings, "cache_dir": Path(empty)}), bench.emit
+        )
+        reporter = Reporter(setup, score(setup, bench.emit), bench.emit)
+        return {
+            b: (reporter.exact(GDY2, bench.bytes_for(b)).formats, time.process_time() - start) for b in bits
+        }
 
 
 def time_part(bench: Bench, rows: Rows) -> None:

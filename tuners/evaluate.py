@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tuners.evaluate_schema import Quality, SequenceLoss, bootstrap
-from tuners.model.host import ModelHost
+from tuners.model.host import ModelHost, batches
 from tuners.model.variants import VariantStore
 
 
@@ -108,6 +108,19 @@ class Evaluator:
                 if rows.start not in self._top:
                     self._top[rows.start] = stored.max(-1).indices
                 yield compare(logits, stored, self.ids[rows], counted, self._top[rows.start])
+
+    def original(self) -> Quality:
+        """The original model itself, out of its stored predictions."""
+        self._make_reference()
+        losses: list[SequenceLoss] = []
+        for rows in batches(len(self.ids), self.batch_size):
+            stored = logits = self._stored(rows)
+            counted = None if self.weights is None else self.weights[rows]
+            if counted is not None:
+                logits = torch.zeros(*counted.shape, stored.shape[-1])
+                logits[counted > 0] = stored
+            losses += compare(logits, stored, self.ids[rows], counted)
+        return Quality.of(self.split, losses)
 
     def quality(self, formats: Mapping[str, str]) -> Quality:
         """A plan measured on the whole split."""

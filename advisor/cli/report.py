@@ -129,6 +129,8 @@ def _show_search(found: SearchResult) -> None:
 
 def sensitivity_words(found: SearchResult) -> str | None:
     """How sensitivity was found, and how the fast signal agrees with the measured one."""
+    if found.sensitivity_mode == "quick":
+        return f"sensitivity: quick, estimated from backward passes ({found.cells} cells, none measured)"
     if found.cells_measured is None or "fisher~kl" not in found.signal_correlations:
         return None
     how = "every cell measured" if found.sensitivity_mode == "exact" else "backward passes, checked"

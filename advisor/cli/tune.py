@@ -50,7 +50,13 @@ def tune(
     count: Count = 1,
     serving: Serving = Serving(),
     formats: Formats = None,
-    trials: Annotated[int, Parameter(name="--trials", help="Optuna trials; more may be added later.")] = 32,
+    trials: Annotated[
+        int | None,
+        Parameter(
+            name="--trials",
+            help="Optuna trials; more may be added later. None: 32, with --sensitivity quick 0.",
+        ),
+    ] = None,
     seed: Annotated[int, Parameter(name="--seed", help="Same seed, same search.")] = 0,
     workers: Annotated[
         int, Parameter(name="--workers", help="Processes on one study; more than one loses the seed's order.")
@@ -60,8 +66,12 @@ def tune(
         Parameter(name="--storage", help="Where Optuna keeps the study: a database URL or journal:FILE."),
     ] = None,
     sensitivity: Annotated[
-        Literal["auto", "exact", "fast"],
-        Parameter(name="--sensitivity", help="KL of every cell (exact), or backward passes (fast)."),
+        Literal["auto", "exact", "fast", "quick"],
+        Parameter(
+            name="--sensitivity",
+            help="KL of every cell (exact), or backward passes (fast), or a first plan in seconds, from one "
+            "backward pass and weights rounded to nearest (quick).",
+        ),
     ] = "auto",
     objective: Annotated[
         Literal["quality", "fastest"],
@@ -84,7 +94,11 @@ def tune(
     ] = None,
     latency: Annotated[
         Literal["auto", "estimated"],
-        Parameter(name="--latency", help="Time layers with vLLM's kernels here (auto), or estimate."),
+        Parameter(
+            name="--latency",
+            help="Time layers with vLLM's kernels here (auto), or estimate; --sensitivity quick estimates "
+            "unless times decide.",
+        ),
     ] = "auto",
     memory: Annotated[
         str,
@@ -117,11 +131,15 @@ def tune(
     """
     from advisor.cli.report import answer
     from advisor.cli.serving import serving_spec
-    from advisor.pipeline.inputs import check_goal
+    from advisor.pipeline.inputs import check_goal, default_trials
     from tuners.budget import parse_memory
+    from tuners.search.memory import check_quick_memory
 
-    check_goal(objective, max_kl, max_ms_per_token)
-    parse_memory(memory)  # a wrong one is refused before anything starts
+    trials = default_trials(sensitivity, objective) if trials is None else trials
+    check_goal(objective, max_kl, max_ms_per_token, trials)
+    asked, _ = parse_memory(memory)  # a wrong one is refused before anything starts
+    if sensitivity == "quick":
+        check_quick_memory(asked)
     inputs = make_inputs(
         model=model,
         revision=revision,

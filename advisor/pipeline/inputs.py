@@ -44,6 +44,16 @@ GOALS = ("objective", "max_kl", "max_ms_per_token")
 """Fields that say what is wanted beside a size."""
 
 
+TRIALS = 32
+"""Optuna trials of a search when no number is given."""
+
+
+def default_trials(sensitivity: str, objective: str = "quality") -> int:
+    """How many trials a search makes when no number is given: a quick plan is the exact solution of its
+    scores; the fastest plan is only found by trials."""
+    return 0 if sensitivity == "quick" and objective == "quality" else TRIALS
+
+
 class RunInputs(Contract):
     """One question: this model, under this budget, on this hardware, for this task.
 
@@ -61,10 +71,10 @@ class RunInputs(Contract):
     formats: tuple[str, ...] | None = None
     serving: ServingSpec = ServingSpec()
     seed: int = Field(default=0, ge=0)
-    trials: int = Field(default=32, ge=0)
+    trials: int = Field(default=TRIALS, ge=0)
     workers: int = Field(default=1, ge=1)
     storage: str | None = None
-    sensitivity: Literal["auto", "exact", "fast"] = "auto"
+    sensitivity: Literal["auto", "exact", "fast", "quick"] = "auto"
     memory: str = "auto"  # or resident, streamed, or a size that the search may take
     calibration_samples: int = Field(default=16, ge=1)
     calibration_tokens: int = Field(default=256, ge=8)
@@ -99,17 +109,25 @@ class RunInputs(Contract):
         return default_run_dir(self.model, self.identity())
 
 
-def check_goal(objective: str, max_kl: float | None, max_ms: float | None) -> None:
+def check_goal(objective: str, max_kl: float | None, max_ms: float | None, trials: int = TRIALS) -> None:
     """Refuse goals that contradict each other.
 
     Raises:
-        UsageError: fastest without a limit on the KL, or a limit that the objective does not use.
+        UsageError: fastest without a limit on the KL or without trials, or a limit that the objective does
+            not use.
     """
     if objective == "fastest" and max_kl is None:
         raise UsageError(
             "the fastest plan needs a limit on what it may lose",
             got="--objective fastest without --max-kl",
             next_step="--objective fastest --max-kl 0.05 (nats per token; INT4 alone often loses 0.1)",
+        )
+    if objective == "fastest" and trials == 0:
+        raise UsageError(
+            "the fastest plan is found by trials: the KL of each is measured against the limit",
+            got="--objective fastest --trials 0",
+            allowed="at least 1",
+            next_step="--trials 8, or leave it out",
         )
     if objective == "quality" and max_kl is not None:
         raise UsageError(

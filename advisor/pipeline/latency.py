@@ -32,8 +32,8 @@ def latency(context: StageContext, inputs: RunInputs, facts: Facts, *, resume: b
     serving = inputs.serving
     dtype, tp = serving_dtype(facts, serving), serving.tensor_parallel_size
     place = table.place_of(facts.hardware, dtype, facts.model.num_parameters * 2)
-    if inputs.latency == "estimated":
-        place = None
+    if inputs.latency == "estimated" or (inputs.sensitivity == "quick" and not inputs.is_timed):
+        place = None  # a quick plan does not wait for times that decide nothing
     stamp = {
         "units": context.workspace.path("units.json").read_text(encoding="utf-8"),
         "place": list(place) if place else None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from advisor.pipeline.facts import Facts, checkpoint_stamp
 from advisor.pipeline.inputs import RunInputs
+from advisor.pipeline.search import SCALES
 from advisor.pipeline.stage import StageContext, run_stage, versions
 from advisor.workspace import Workspace, write_json
 from profiles.errors import AdvisorError, RunFailed, UsageError
@@ -86,7 +87,7 @@ def quantize_spec(workspace: Workspace, inputs: RunInputs, facts: Facts, plan: P
     from tuners.quantize.schema import QuantizeSpec
 
     memory, memory_bytes = parse_memory(inputs.memory)
-    scales = workspace.path("input_scales.npz")
+    scales = workspace.path(SCALES)
     found = scales.exists()
     splits = facts.task.splits
     return QuantizeSpec(

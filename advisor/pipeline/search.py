@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from tuners.search.schema import SearchMemory, SearchResult, SearchSettings, SearchSpec
     from tuners.solver import Scores
 
-OUTPUTS = ("search.json", "plan.yaml", "sensitivity.json", "front.json", "input_scales.npz")
+OUTPUTS = ("search.json", "plan.yaml", "sensitivity.json", "front.json")
+SCALES = "input_scales.npz"
+"""Written too, but by a quick search: the quantizer then seeks input scales itself."""
 
 
 def cache_dir() -> Path:
@@ -154,7 +156,8 @@ def search(
         )
         return summary(load_search(stage.workspace))
 
-    run_stage(context, "search", "Searching a precision plan", stamp, OUTPUTS, work, resume=resume)
+    outputs = OUTPUTS if spec.settings.is_quick else (*OUTPUTS, SCALES)
+    run_stage(context, "search", "Searching a precision plan", stamp, outputs, work, resume=resume)
     return load_search(context.workspace)
 
 
@@ -189,10 +192,12 @@ def load_search(workspace: Workspace) -> SearchResult:
 
 
 def measured_scores(workspace: Workspace) -> Scores:
-    """Measured KL of every unit in every format, as the search left it; empty where nothing was measured."""
-    from tuners.sensitivity.table import KL, SensitivityTable
+    """Measured KL of every unit in every format, as the search left it, or its estimate where the search was
+    a quick one; empty where there was none."""
+    from tuners.sensitivity.table import GDY2, KL, SensitivityTable
 
     path = workspace.path("sensitivity.json")
     if not path.exists():
         return {}
-    return SensitivityTable.model_validate_json(path.read_text(encoding="utf-8")).scores(KL)
+    table = SensitivityTable.model_validate_json(path.read_text(encoding="utf-8"))
+    return table.scores(KL) or table.scores(GDY2)

@@ -291,6 +291,9 @@ def predictions(
     best = found.held_out[0]
     if best.plan.key != plan.key:
         return Predictions(**memory, **speed, source="footprint alone: the search measured another plan")
+    if found.sensitivity_mode == "quick":
+        source = "footprint alone: the quick search measured weights rounded to nearest"
+        return Predictions(**memory, **speed, source=source)
     if not _made_as_searched(workspace, facts, plan):
         return Predictions(
             **memory,

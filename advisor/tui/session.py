@@ -123,13 +123,15 @@ class Session:
 
     def tune_command(self) -> list[str]:
         """The twin of the tune screen: also what it starts."""
+        from advisor.pipeline.inputs import default_trials
+
         out = ["tune", self.model or "MODEL"]
         if self.budget:
             out += ["--budget", self.budget]
         if self.task != "generic":
             out += ["--task", self.task]
         out += [*self.device_arguments(), *self.serving_arguments()]
-        if self.trials != 32:
+        if self.trials != default_trials(self.sensitivity, self.objective):
             out += ["--trials", str(self.trials)]
         if self.max_ms_per_token is not None:
             out += ["--max-ms-per-token", f"{self.max_ms_per_token:g}"]

@@ -19,7 +19,7 @@ from tuners.model.variants import VariantStore, rtn
 from tuners.plan import Unit, uniform
 from tuners.sensitivity.fast import measure_fast
 from tuners.sensitivity.measure import measure_kl
-from tuners.sensitivity.quick import quick_scores
+from tuners.sensitivity.quick import RoundedStore, quick_scores
 from tuners.sensitivity.stopping import rank_correlation
 from tuners.sensitivity.table import Cell, CellLog, SensitivityTable, blend
 
@@ -155,9 +155,12 @@ def test_quick_scores_rank_units_as_the_stored_variants_do_and_write_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = {n: p.detach().clone() for n, p in host.model.named_parameters()}
-    quick = quick_scores(host, ids[:4])
+    cells = quick_scores(host, RoundedStore(host, ids[:4], 2**20), ids[:4])
+    quick: dict[str, dict[str, float]] = {}
+    for (unit, fmt), value in cells.items():
+        quick.setdefault(unit, {})[fmt] = value
     full = measure_fast(host, store, ids, probes=4).gdy2
-    assert {(u, f) for u, row in quick.items() for f in row} == set(full)
+    assert set(cells) == set(full)
     for fmt in ("W8A8", "W4A16_G64", "W4A16_G128"):
         units = [u for u in quick if fmt in quick[u]]
         if len(units) > 3:

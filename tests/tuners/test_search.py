@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from advisor.cli.report import memory_words, sensitivity_words
-from profiles.errors import InfeasibleError, Interrupted, UsageError
+from profiles.errors import EnvironmentProblem, InfeasibleError, Interrupted, UsageError
 from profiles.models import read_model
 from profiles.tasks.schema import TaskProfile, TextSplits
 from tests.latency.columns import column
@@ -17,9 +17,13 @@ from tests.tuners.conftest import sentences
 from tuners.budget import parse_budget
 from tuners.child import run_child
 from tuners.events import Event
-from tuners.plan import PrecisionPlan, Unit
+from tuners.plan import PrecisionPlan, Unit, uniform
 from tuners.search.pace import Pace
 from tuners.search.schema import Goal, SearchResult, SearchSettings, SearchSpec
+from tuners.search.scoring import score
+from tuners.search.setup import Setup
+from tuners.sensitivity.table import GDY2
+from tuners.solver import solve
 from tuners.units import fixed_bytes
 
 
@@ -201,3 +205,63 @@ def test_a_timed_goal_needs_times(tiny_units: list[Unit]) -> None:
     assert "0.5 ms per token at batch 1" in str(slow.value.got)
     assert "1 ms of it are beside" in str(slow.value.allowed)
     Pace(tiny_units, Goal(max_ms=100.0), column(tiny_units)).check(pace.whole_bytes)
+
+
+def quick_spec(tiny_model_dir: Path, units: list[Unit], run_dir: Path, **changes: object) -> SearchSpec:
+    job = spec(tiny_model_dir, units, run_dir, trials=0)
+    update = {"sensitivity": "quick", **changes}
+    return job.model_copy(update={"settings": job.settings.model_copy(update=update)})
+
+
+def test_a_quick_plan_is_better_than_the_same_bytes_elsewhere_and_resumes(
+    tiny_model_dir: Path, tiny_units: list[Unit], tmp_path: Path
+) -> None:
+    job, events = quick_spec(tiny_model_dir, tiny_units, tmp_path / "run"), []
+    result = search(job, events)
+
+    assert result.sensitivity_mode == "quick"
+    assert result.cells_measured == 0
+    assert result.trials == 0
+    assert [m.quality.split for m in result.held_out] == ["select"]
+    assert result.held_out[0].plan.formats == result.best.plan.formats
+    assert "--sensitivity exact" in result.notes[0]
+    assert "quick" in (sensitivity_words(result) or "")
+    assert any(e.kind == "message" and "a quick plan" in e.text for e in events)
+    assert not [e for e in events if e.kind in ("sensitivity", "trial")]
+    assert not list((job.run_dir / "cache").rglob("variants"))
+    assert len(list((job.run_dir / "cache").rglob("reference-*"))) == 1
+
+    setup = Setup(job, lambda _event: None)
+    table = setup.load_table()
+    assert table is not None
+    scores = table.scores(GDY2)
+    reverse = {u: {f: 1 / s for f, s in row.items()} for u, row in scores.items()}
+    backwards = solve(job.units, reverse, job.budget_bytes)
+    uniforms = [uniform(job.units, f) for f in ("int4", "int8", "fp8")]
+    fitting = [p.formats for p in uniforms if p.bytes_of(job.units) <= job.budget_bytes]
+    assert fitting
+    for other in (backwards, *fitting):
+        assert result.best.quality.kl < setup.select.quality(other).kl
+
+    again: list[Event] = []
+    assert search(job, again).best == result.best
+    assert [e.skipped for e in again if e.kind == "stage_finished" and e.stage == "sensitivity"] == [True]
+
+
+def test_a_quick_table_is_not_taken_for_a_measured_one(
+    tiny_model_dir: Path, tiny_units: list[Unit], tmp_path: Path
+) -> None:
+    quick = Setup(quick_spec(tiny_model_dir, tiny_units, tmp_path), lambda _event: None)
+    score(quick, lambda _event: None)
+    exact = Setup(spec(tiny_model_dir, tiny_units, tmp_path), lambda _event: None)
+
+    assert exact.cache == quick.cache
+    assert exact.load_table() is None
+
+
+def test_a_quick_search_does_not_stream(tiny_model_dir: Path, tiny_units: list[Unit], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds the whole model") as info:
+        search(quick_spec(tiny_model_dir, tiny_units, tmp_path / "a", memory="streamed"))
+    assert "--sensitivity fast --memory streamed" in str(info.value.next_step)
+    with pytest.raises(EnvironmentProblem, match="not enough memory for a quick search"):
+        search(quick_spec(tiny_model_dir, tiny_units, tmp_path / "b", memory_bytes=2**20))

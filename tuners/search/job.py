@@ -12,7 +12,7 @@ from tuners.model.calibrate import build_variants
 from tuners.search import workers
 from tuners.search.report import Reporter
 from tuners.search.schema import SearchResult, SearchSpec
-from tuners.search.scoring import score
+from tuners.search.scoring import quick_note, score
 from tuners.search.setup import Setup
 from tuners.search.study import PlanSearch
 from tuners.search.trials import Trials, open_storage
@@ -25,19 +25,11 @@ def run(spec: SearchSpec, emit: Emit) -> SearchResult:
     start = time.monotonic()
     setup = Setup(spec, emit)
     # validation measures the same tokens in the engine, so that the two numbers may be compared
-    _write(spec.run_dir / "evaluate_ids.json", json.dumps(setup.evaluate.ids.tolist()))
-    if setup.evaluate.weights is not None:
-        _write(spec.run_dir / "evaluate_weights.json", json.dumps(setup.evaluate.weights.tolist()))
+    _write(spec.run_dir / "evaluate_ids.json", json.dumps(setup.held_out.ids.tolist()))
+    if setup.held_out.weights is not None:
+        _write(spec.run_dir / "evaluate_weights.json", json.dumps(setup.held_out.weights.tolist()))
     emit(StageFinished(stage="load", title="load the model", seconds=time.monotonic() - start))
-    build_variants(
-        setup.host,
-        setup.store,
-        setup.calibration,
-        emit=emit,
-        damping=spec.settings.gptq_damping,
-        batch_size=spec.settings.batch_size,
-    )
-    setup.store.save_input_scales(spec.run_dir / "input_scales.npz")
+    _variants(setup, emit)
     table = sensitivity(setup, emit)
     start = time.monotonic()
     search = study(setup, table, emit)
@@ -51,6 +43,7 @@ def run(spec: SearchSpec, emit: Emit) -> SearchResult:
         best = best.model_copy(update={"plan": decided})
     trials, pruned, measured = search.counts()
     cheap = (FISHER, GDY2, MSE)
+    quick = (quick_note(spec.settings),) if spec.settings.is_quick else ()
     exact_cells = len(table.cells) if table.exact_cells is None else table.exact_cells
     result = SearchResult(
         best=best,
@@ -71,9 +64,9 @@ def run(spec: SearchSpec, emit: Emit) -> SearchResult:
         signal_errors={f"{s}/kl": e for s in (FISHER, GDY2) if (e := table.median_error(s)) is not None},
         cells_measured=exact_cells,
         cells=len(table.cells),
-        sensitivity_mode="exact" if exact_cells == len(table.cells) else "fast",
+        sensitivity_mode="quick" if quick else "exact" if exact_cells == len(table.cells) else "fast",
         peak_rss_bytes=peak_rss_bytes(),
-        notes=reporter.goal_notes(held_out[0]),
+        notes=(*quick, *reporter.goal_notes(held_out[0])),
         goal=spec.goal,
         memory=setup.memory,
         kv=kv,
@@ -84,15 +77,34 @@ def run(spec: SearchSpec, emit: Emit) -> SearchResult:
     return result
 
 
+def _variants(setup: Setup, emit: Emit) -> None:
+    """Quantized variants in the cache, and their input scales for the quantizer, which seeks them itself
+    after a quick search: that has none."""
+    scales, used = setup.spec.run_dir / "input_scales.npz", setup.settings
+    if used.is_quick:
+        scales.unlink(missing_ok=True)
+        return
+    build_variants(
+        setup.host,
+        setup.store,
+        setup.calibration,
+        emit=emit,
+        damping=used.gptq_damping,
+        batch_size=used.batch_size,
+    )
+    setup.store.save_input_scales(scales)
+
+
 def sensitivity(setup: Setup, emit: Emit) -> SensitivityTable:
     """The table, from the cache or measured now."""
     table = setup.load_table()
     skipped = table is not None
     if table is None:
         wanted = sum(len(u.options) - 1 for u in setup.spec.units)
+        what = "(g.dy)^2" if setup.settings.is_quick else "KL"
         emit(
             StageStarted(
-                stage="sensitivity", title="KL of every unit in every format", total=wanted, unit="cells"
+                stage="sensitivity", title=f"{what} of every unit in every format", total=wanted, unit="cells"
             )
         )
         table = score(setup, emit)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from profiles.errors import EnvironmentProblem
+from profiles.errors import EnvironmentProblem, UsageError
 from profiles.models.schema import TensorInfo
 from tuners.model.limits import HESSIAN_BYTES, ROWS_BYTES, SAMPLE_CELLS, SMALL_BYTES, STATES_BYTES
 from tuners.plan import Unit
-from tuners.search.schema import MemoryMode, SearchMemory, SearchSettings, StageMemory
+from tuners.search.schema import Memory, MemoryMode, SearchMemory, SearchSettings, StageMemory
 
 RUNTIME_BYTES = 900 * 2**20
 """Interpreter, PyTorch, Transformers, llm-compressor and Optuna, imported and used once (measured 0.72 GB
@@ -23,6 +23,9 @@ HEAP_SHARE = 0.10
 
 GPTQ_WEIGHTS, GPTQ_HESSIANS = 9, 4
 """Copies of the largest weight and of its Hessian that GPTQ holds at its peak, in float32."""
+
+ROUNDING_WEIGHTS = 4
+"""The same of rounding to nearest."""
 
 ASKED = "asked for"
 
@@ -112,6 +115,9 @@ def search_memory(
 
     A GPU computes in float32 too where the whole model fits so, else in bfloat16: bfloat16's own rounding
     hides small differences between formats (docs/gpu.md has both measured).
+
+    Raises:
+        UsageError, EnvironmentProblem: a quick search is asked to stream, or would have to.
     """
     listed = list(tensors)
     limit = (settings.memory_bytes or int(available_bytes * SHARE_OF_AVAILABLE)) // settings.workers
@@ -125,6 +131,8 @@ def search_memory(
     streamed = _streamed(sizes)
     needs_resident = max(s.total_bytes for s in resident)
     needs_streamed = max(s.total_bytes for s in streamed)
+    if settings.is_quick:
+        _check_quick(asked, needs_resident, limit)
     mode: MemoryMode = asked if asked != "auto" else "resident" if needs_resident <= limit else "streamed"
     if asked != "auto":
         reason = ASKED
@@ -143,10 +151,36 @@ def search_memory(
         streamed_bytes=needs_streamed,
         available_bytes=available_bytes,
         limit_bytes=limit,
-        variants_disk_bytes=sum(formats.values()),
+        variants_disk_bytes=0 if settings.is_quick else sum(formats.values()),
         scratch_disk_bytes=scratch,
         stages=tuple(resident if mode == "resident" else streamed),
     )
+
+
+def check_quick_memory(asked: Memory) -> None:
+    """Refuse a quick search of a streamed model.
+
+    Raises:
+        UsageError: that is what is asked for.
+    """
+    if asked == "streamed":
+        raise UsageError(
+            "a quick search holds the whole model: it rounds the weights that are in memory",
+            got="--sensitivity quick --memory streamed",
+            allowed="--memory auto, resident, or a size that the whole model fits into",
+            next_step="--sensitivity fast --memory streamed reads the model block by block",
+        )
+
+
+def _check_quick(asked: Memory, needs_bytes: int, limit_bytes: int) -> None:
+    check_quick_memory(asked)
+    if asked == "auto" and needs_bytes > limit_bytes:
+        raise EnvironmentProblem(
+            "not enough memory for a quick search: it holds the whole model",
+            got=f"needs {needs_bytes:,} B",
+            allowed=f"{limit_bytes:,} B",
+            next_step="--sensitivity fast reads the model block by block",
+        )
 
 
 def quantize_memory(
@@ -239,6 +273,14 @@ def _resident(s: _Sizes) -> list[StageMemory]:
     weights = {"weights": s.all, "mapped tensor": s.mapped}
     dense = sum(u.numel * s.item * (len(u.options) - 1) for u in s.units)
     variants = min(used.variant_memory_bytes, dense)
+    gradients = _stage(
+        "gradients", weights,
+        variants=variants, rows=2 * s.all_seen, logits=8 * 4 * used.seq_len * s.vocab,
+        graph=s.count * used.seq_len * s.features * s.item, rounding=ROUNDING_WEIGHTS * s.weight,
+    )  # fmt: skip
+    plan = _stage("plan", weights, variants=variants, logits=3 * s.logits, batch=s.batch)
+    if used.is_quick:
+        return [gradients, plan]
     return [
         _stage(
             "variants", weights, batch=s.batch, Hessians=s.hessians(), quantizing=8 * s.gptq() + 3 * s.unit
@@ -249,12 +291,8 @@ def _resident(s: _Sizes) -> list[StageMemory]:
             reference=4 * used.sensitivity_sequences * used.seq_len * s.vocab,
             logits=3 * s.logits, batch=s.batch,
         ),
-        _stage(
-            "gradients", weights,
-            variants=variants, rows=2 * s.all_seen, logits=8 * 4 * used.seq_len * s.vocab,
-            graph=s.count * used.seq_len * s.features * s.item,
-        ),
-        _stage("plan", weights, variants=variants, logits=3 * s.logits, batch=s.batch),
+        gradients,
+        plan,
     ]  # fmt: skip
 
 

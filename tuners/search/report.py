@@ -30,6 +30,7 @@ class Reporter:
         self.units = setup.spec.units
         self.pace = setup.pace()
         self._seen: dict[tuple[str, str], Quality] = {}
+        self._finalists: list[MeasuredPlan] = []
 
     def exact(self, signal: str, budget_bytes: int) -> PrecisionPlan:
         """The exact additive solution of one signal's scores, within the goal's time where it has one."""
@@ -48,7 +49,7 @@ class Reporter:
         """What a KV cache of that dtype costs the plan on held-out text; None for one that rounds nothing."""
         if dtype not in ROUNDED:
             return None
-        setup, on = self.setup, self.setup.evaluate
+        setup, on = self.setup, self.setup.held_out
         without = self.quality(best.plan, on)
         spans = kv_spans(setup.host, setup.calibration, setup.settings.batch_size)
         with rounded_cache(setup.host, dtype, spans):
@@ -108,6 +109,8 @@ class Reporter:
             out.append(self.measure(plan, on))
             ticker(done, plan.label)
         self.emit(StageFinished(stage=stage, title=title, seconds=time.monotonic() - start))
+        if on is self.setup.select:
+            self._finalists += out
         return out
 
     def choose(self, search: PlanSearch) -> MeasuredPlan:
@@ -177,8 +180,11 @@ class Reporter:
         return tuple(notes)
 
     def front(self, search: PlanSearch, best: MeasuredPlan) -> Front:
-        """Uniform schemes and the front study's plans, measured on the selection split."""
+        """Uniform schemes and the front study's plans, measured on the selection split; after a quick search
+        the finalists alone."""
         settings, select = self.setup.settings, self.setup.select
+        if settings.is_quick:
+            return self._front_of([best, *self._finalists])
         study = FrontStudy(
             search, lambda plan: self.quality(plan, select), settings.front_points, settings.front_trials
         )
@@ -190,6 +196,9 @@ class Reporter:
             self._seen[select.split, plan.key] = quality
             measured.append(self.measure(plan, select))
         self.emit(StageFinished(stage="front", title="the front", seconds=time.monotonic() - start))
+        return self._front_of(measured)
+
+    def _front_of(self, measured: Sequence[MeasuredPlan]) -> Front:
         return Front(
             points=efficient(measured),
             fixed_bytes=self.setup.spec.fixed_bytes,
@@ -199,12 +208,17 @@ class Reporter:
         )
 
     def held_out(self, best: MeasuredPlan) -> tuple[tuple[MeasuredPlan, ...], Quality]:
-        """On text that chose nothing: the plan, the exact solution, the uniform schemes; and the original."""
+        """On text that chose nothing: the plan, the exact solution, the uniform schemes; and the original.
+        Of a quick search the plan, and the exact solution only where trials may have found another."""
+        settings, on = self.setup.settings, self.setup.held_out
         base = self.exact(self.table.signals()[0], self.setup.spec.budget_bytes)
         exact = base.model_copy(update={"label": "exact additive"})
-        original = self.setup.evaluate.quality({u.name: "BF16" for u in self.units})
-        plans = [best.plan, exact, *self.uniforms()]
-        return tuple(self._stage("evaluate", "held-out text", plans, self.setup.evaluate)), original
+        plans = [best.plan]
+        if settings.trials or not settings.is_quick:
+            plans.append(exact)
+        if not settings.is_quick:
+            plans += self.uniforms()
+        return tuple(self._stage("evaluate", "held-out text", plans, on)), on.original()
 
     def comparisons(self, held_out: Sequence[MeasuredPlan]) -> tuple[Comparison, ...]:
         """Best against each other plan, paired over the held-out sequences."""

@@ -14,7 +14,7 @@ from tuners.evaluate_schema import Quality
 from tuners.latency.schema import Latency, PlanSpeed
 from tuners.plan import PrecisionPlan, Unit
 
-Sensitivity = Literal["auto", "exact", "fast"]
+Sensitivity = Literal["auto", "exact", "fast", "quick"]
 Memory = Literal["auto", "resident", "streamed"]
 MemoryMode = Literal["resident", "streamed"]
 
@@ -28,9 +28,11 @@ class SearchSettings(Contract):
 
     `sensitivity` exact measures the KL of every cell; fast takes it from backward passes and measures a
     sample of cells to say how well they agree; auto is exact unless that would take longer than
-    `exact_seconds`. A trial sees the share `rungs` of the search sequences before each test whether to go
-    on; `prune_p` is the level of the paired test. `contested_share` of the trials are the second stage's.
-    Workers are processes on one study; `storage` is Optuna's (default: study.db of the run).
+    `exact_seconds`; quick rounds weights to nearest in memory, estimates every cell from one backward pass
+    for each of `quick_sequences`, and measures the plan alone. A trial sees the share `rungs` of the search
+    sequences before each test whether to go on; `prune_p` is the level of the paired test.
+    `contested_share` of the trials are the second stage's. Workers are processes on one study; `storage` is
+    Optuna's (default: study.db of the run).
     `memory` resident holds the whole model, streamed one decoder block at a time, auto streams when the whole
     does not fit into `memory_bytes` (default: 90 % of what is available).
     """
@@ -42,6 +44,7 @@ class SearchSettings(Contract):
     sensitivity_sequences: int = Field(default=4, ge=2)
     sensitivity: Sensitivity = "auto"
     exact_seconds: float = Field(default=1200.0, gt=0)
+    quick_sequences: int = Field(default=4, ge=1)
     probe_sequences: int = Field(default=12, ge=1)
     probes: int = Field(default=2, ge=1)
     search_sequences: int = Field(default=16, ge=4)
@@ -62,6 +65,11 @@ class SearchSettings(Contract):
     memory_bytes: int | None = Field(default=None, gt=0)
     workers: int = Field(default=1, ge=1)
     storage: str | None = None
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether weights are rounded to nearest in memory instead of quantized as the checkpoint's."""
+        return self.sensitivity == "quick"
 
 
 class Goal(Contract):
@@ -178,7 +186,8 @@ class KvCost(Contract):
 
 
 class SearchResult(Contract):
-    """What the search found. `held_out` is the evaluate split (C); nothing was chosen by it."""
+    """What the search found. `held_out` is the evaluate split (C); nothing was chosen by it. For a quick plan
+    without trials it is the selection split (B): there was nothing to choose."""
 
     best: MeasuredPlan
     held_out: tuple[MeasuredPlan, ...]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from tuners.evaluate import counted_tokens
 from tuners.events import Emit, Message, Progress
 from tuners.model.limits import SAMPLE_CELLS
+from tuners.search.schema import SearchSettings
 from tuners.search.setup import Setup
 from tuners.sensitivity.fast import FastSignals, measure_fast
 from tuners.sensitivity.measure import measure_kl, relative_error
+from tuners.sensitivity.quick import RoundedStore, quick_scores
 from tuners.sensitivity.streamed import measure_fast_streamed, measure_kl_streamed, rows_by_format
 from tuners.sensitivity.table import Cell, CellLog, SensitivityTable
 
@@ -19,6 +21,40 @@ TIMED_SEQUENCES = 2
 
 def score(setup: Setup, emit: Emit) -> SensitivityTable:
     """Measure the table; a stopped run goes on at the next cell. The finished table is on disk."""
+    table = _quick(setup, emit) if setup.settings.is_quick else _measured(setup, emit)
+    setup.table_path.write_text(table.model_dump_json())
+    return table
+
+
+def quick_note(settings: SearchSettings) -> str:
+    """What a quick plan rests on, and how to have a better one."""
+    return (
+        "a quick plan: its bits were placed by an estimate, (g.dy)^2 of weights rounded to nearest from one "
+        f"backward pass for each of {settings.quick_sequences} sequences; its KL is measured with weights "
+        "rounded so. --sensitivity exact refines it"
+    )
+
+
+def _quick(setup: Setup, emit: Emit) -> SensitivityTable:
+    """Every cell estimated, none measured."""
+    settings, few, start = setup.settings, setup.quick_sequences, time.monotonic()
+    assert isinstance(setup.store, RoundedStore)
+    emit(Message(stage="sensitivity", text=quick_note(settings)))
+    found = quick_scores(
+        setup.host, setup.store, few.ids, weights=few.weights, seed=settings.seed, progress=_ticks(emit)
+    )
+    return SensitivityTable(
+        cells=tuple(Cell(unit=unit, format=fmt, gdy2=value) for (unit, fmt), value in found.items()),
+        tokens=int(few.ids.numel()),
+        seconds=time.monotonic() - start,
+        naive_forwards=0,
+        suffix_forwards=0,
+        exact_cells=0,
+    )
+
+
+def _measured(setup: Setup, emit: Emit) -> SensitivityTable:
+    """Cells measured, all or a sample, and the fast signals of all."""
     host, store, settings = setup.host, setup.store, setup.settings
     ids, weights = setup.cell_sequences.ids, setup.cell_sequences.weights
     wanted = [(u.name, f) for u in setup.spec.units for f in u.options if f != "BF16"]
@@ -46,7 +82,7 @@ def score(setup: Setup, emit: Emit) -> SensitivityTable:
             cell = Cell(unit=unit, format=fmt, mse=relative_error(host, store, host.units[unit], fmt))
         cells.append(cell.model_copy(update={"fisher": fast.fisher[unit, fmt], "gdy2": fast.gdy2[unit, fmt]}))
     blocks = len(host.blocks)
-    table = SensitivityTable(
+    return SensitivityTable(
         cells=tuple(cells),
         sequence_tokens=counted_tokens(ids, weights),
         tokens=int(ids.numel()),
@@ -55,8 +91,6 @@ def score(setup: Setup, emit: Emit) -> SensitivityTable:
         suffix_forwards=sum(1 - host.block_of(u) / blocks for u, _ in wanted),
         exact_cells=sum(bool(c.sequence_kl) for c in cells),
     )
-    setup.table_path.write_text(table.model_dump_json())
-    return table
 
 
 def _measure(setup: Setup, log: CellLog, only: Collection[tuple[str, str]], emit: Emit) -> None:
@@ -81,11 +115,7 @@ def _measure(setup: Setup, log: CellLog, only: Collection[tuple[str, str]], emit
 def _fast(setup: Setup, emit: Emit) -> FastSignals:
     """Signals of every cell from backward passes."""
     settings, probed = setup.settings, setup.scored.spread(setup.settings.probe_sequences)
-    what = "blocks" if setup.streamed else "sequences"
-
-    def progress(done: int, total: int) -> None:
-        emit(Progress(stage="sensitivity", done=done, total=total, text=f"backward passes, {what}"))
-
+    progress = _ticks(emit, "blocks" if setup.streamed else "sequences")
     if not setup.streamed:
         return measure_fast(
             setup.host, setup.store, probed.ids, weights=probed.weights, probes=settings.probes,
@@ -95,6 +125,13 @@ def _fast(setup: Setup, emit: Emit) -> FastSignals:
         setup.host, setup.store, probed.ids, setup.cache / "scratch", weights=probed.weights,
         probes=settings.probes, seed=settings.seed, progress=progress,
     )  # fmt: skip
+
+
+def _ticks(emit: Emit, what: str = "sequences") -> Callable[[int, int], None]:
+    def progress(done: int, total: int) -> None:
+        emit(Progress(stage="sensitivity", done=done, total=total, text=f"backward passes, {what}"))
+
+    return progress
 
 
 def exact_seconds(setup: Setup, cells: int) -> float:

@@ -20,6 +20,7 @@ from tuners.model.variants import VariantStore
 from tuners.search.memory import memory_text, require, search_memory
 from tuners.search.pace import Pace
 from tuners.search.schema import SearchMemory, SearchSpec
+from tuners.sensitivity.quick import RoundedStore
 from tuners.sensitivity.table import SensitivityTable
 
 
@@ -43,9 +44,8 @@ class Setup:
         cache.touch(self.cache)
         for dropped in cache.trim(root, self.cache, cache.limit_bytes()):
             emit(Message(stage="load", text=f"cache over its limit: {dropped.name} removed"))
-        dense_bytes = 0 if self.streamed else self.settings.variant_memory_bytes
-        self.store = VariantStore(self.host, self.cache / "variants", dense_bytes, spec.rounds)
         self.calibration, self.scored = self._search_texts(emit)
+        self.store = self._store()
         self.search = self._evaluator("search", self.scored)
         self.select = self._evaluator(
             "select", self._sequences("select", self.settings.select_sequences, emit)
@@ -53,6 +53,13 @@ class Setup:
         self.evaluate = self._evaluator(
             "evaluate", self._sequences("evaluate", self.settings.evaluate_sequences, emit)
         )
+
+    def _store(self) -> VariantStore:
+        used, rounds = self.settings, self.spec.rounds
+        if used.is_quick:
+            return RoundedStore(self.host, self.quick_sequences.ids, used.variant_memory_bytes, rounds)
+        dense_bytes = 0 if self.streamed else used.variant_memory_bytes
+        return VariantStore(self.host, self.cache / "variants", dense_bytes, rounds)
 
     def _search_texts(self, emit: Emit) -> tuple[torch.Tensor, Sequences]:
         """(calibration, search) of split A: apart from each other when it is plain text and long enough.
@@ -117,10 +124,23 @@ class Setup:
         return self.scored.spread(self.settings.sensitivity_sequences)
 
     @property
+    def quick_sequences(self) -> Sequences:
+        """Sequences of a quick plan's backward passes, likewise."""
+        return self.scored.spread(self.settings.quick_sequences)
+
+    @property
+    def held_out(self) -> Evaluator:
+        """What the plan is reported on. Without trials a quick plan has no rivals: the selection split chose
+        nothing then, and one measurement serves for both."""
+        return self.select if self.settings.is_quick and not self.settings.trials else self.evaluate
+
+    @property
     def table_path(self) -> Path:
-        """Where the finished sensitivity table lies."""
+        """Where the finished sensitivity table lies; a quick one has a name of its own."""
         used = self.settings
         kind = "" if self.scored.weights is None else "answers-"
+        if used.is_quick:
+            return self.cache / f"sensitivity-quick-{kind}{used.quick_sequences}-{used.seed}.json"
         name = f"{kind}{used.sensitivity_sequences}-{used.probe_sequences}-{used.probes}-{used.seed}"
         return self.cache / f"sensitivity-tokens-{name}.json"
 

@@ -71,10 +71,12 @@ def measure_fast(
 
 @dataclass(frozen=True)
 class Seen:
-    """Of one linear and one sequence: its input (tokens, in) and gradients (probes, tokens, out)."""
+    """Of one linear and one sequence: its input (tokens, in), gradients (probes, tokens, out), and its output
+    (tokens, out) where that was kept."""
 
     x: Tensor
     grads: Tensor
+    y: Tensor | None = None
 
 
 def _backward(
@@ -85,14 +87,15 @@ def _backward(
     probes: int,
     weights: Tensor | None = None,
 ) -> dict[str, Seen]:
-    """Inputs and probe gradients of every linear for one sequence: one forward, `probes` backwards."""
+    """What every linear sees of one sequence and its probe gradients: one forward, `probes` backwards."""
     inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     grads: dict[str, list[Tensor]] = {}
     handles = []
 
     def watch(name: str, module: torch.nn.Module) -> None:
         def hook(_m: torch.nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-            inputs[name] = args[0].detach()[0]
+            inputs[name], outputs[name] = args[0].detach()[0], out.detach()[0]
             out.register_hook(lambda g: grads.setdefault(name, []).append(g.detach()[0].clone()))
 
         handles.append(module.register_forward_hook(hook))
@@ -110,7 +113,7 @@ def _backward(
     finally:
         for handle in handles:
             handle.remove()
-    return {name: Seen(inputs[name], torch.stack(grads[name])) for name in grads}
+    return {name: Seen(inputs[name], torch.stack(grads[name]), outputs[name]) for name in grads}
 
 
 def probe_directions(
@@ -133,7 +136,12 @@ def projections(
     """Format to g . dy of the unit's linears together, (probes, tokens) for each sequence of `seen`."""
     linear = torch.nn.functional.linear
     before = [
-        {m.name: linear(row[m.name].x, host.original[m.name], host.linear(m.name).bias) for m in unit.linears}
+        {
+            m.name: linear(row[m.name].x, host.original[m.name], host.linear(m.name).bias)
+            if (y := row[m.name].y) is None
+            else y
+            for m in unit.linears
+        }
         for row in seen
     ]
     out: list[tuple[str, list[Tensor]]] = []

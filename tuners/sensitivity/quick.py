@@ -7,24 +7,38 @@ Which unit is sensitive is mostly a matter of the model, not of how its weights 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from profiles.formats import get_format
-from tuners.model.host import ModelHost
-from tuners.model.variants import LinearVariant, VariantStore, rtn
+from profiles.formats import CALIBRATED, Activations, get_format
+from tuners.model.calibrate import input_spans
+from tuners.model.host import ModelHost, model_feed
+from tuners.model.variants import LinearVariant, VariantStore, rtn_all
 from tuners.sensitivity.fast import measure_fast
-
-MEMORY_BYTES = 2 * 2**30
-"""Rounded weights kept between sequences."""
 
 
 class RoundedStore(VariantStore):
-    """Variants rounded to nearest when they are asked for; nothing is written."""
+    """Variants rounded to nearest when they are asked for; nothing is written.
 
-    def __init__(self, host: ModelHost, memory_bytes: int = MEMORY_BYTES) -> None:
-        super().__init__(host, Path(), memory_bytes)
+    `ids` (sequences, tokens) calibrates the activation scales of the formats that store one.
+    """
+
+    def __init__(
+        self,
+        host: ModelHost,
+        ids: Tensor,
+        memory_bytes: int,
+        rounds: Mapping[str, Activations] | None = None,
+    ) -> None:
+        super().__init__(host, Path(), memory_bytes, rounds)
+        units = [u for u in host.units.values() if any(self._is_calibrated(f) for f in u.options)]
+        head = any(u.block is None for u in units)
+        self._spans = input_spans(host, units, model_feed(host, ids, 1, head=head))
+
+    def _is_calibrated(self, fmt: str) -> bool:
+        return fmt != "BF16" and self.activations(fmt) in CALIBRATED
 
     def has(self, unit: str, fmt: str) -> bool:
         """Always."""
@@ -32,18 +46,28 @@ class RoundedStore(VariantStore):
 
     def codes(self, unit: str, fmt: str) -> dict[str, LinearVariant]:
         """The unit's weights rounded now."""
-        linears = self.host.units[unit].linears
-        return {m.name: rtn(self.host.original[m.name], get_format(fmt)) for m in linears}
+        names = [m.name for m in self.host.units[unit].linears]
+        rounded = rtn_all([self.host.original[n] for n in names], get_format(fmt))
+        return dict(zip(names, rounded, strict=True))
 
     def input_scale(self, unit: str, fmt: str) -> Tensor | None:
         """None: inputs are rounded as they are."""
         return None
 
+    def input_span(self, unit: str, fmt: str) -> Tensor | None:
+        """The range (2,) of the unit's inputs on the few sequences, where the format needs one."""
+        return self._spans[unit] if self._is_calibrated(fmt) else None
 
-def quick_scores(host: ModelHost, ids: Tensor, *, seed: int = 0) -> dict[str, dict[str, float]]:
-    """unit -> format -> (g . dy)^2 in nats per token, from one probe for each sequence of `ids`."""
-    fast = measure_fast(host, RoundedStore(host), ids, probes=1, seed=seed)
-    out: dict[str, dict[str, float]] = {}
-    for (unit, fmt), value in fast.gdy2.items():
-        out.setdefault(unit, {})[fmt] = value
-    return out
+
+def quick_scores(
+    host: ModelHost,
+    store: RoundedStore,
+    ids: Tensor,
+    *,
+    weights: Tensor | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[tuple[str, str], float]:
+    """(unit, format) to (g . dy)^2 in nats per token, from one probe for each sequence of `ids`."""
+    found = measure_fast(host, store, ids, probes=1, seed=seed, weights=weights, progress=progress)
+    return found.gdy2
