@@ -358,8 +358,12 @@ def table_of(rows: list[dict]) -> str:
 
 
 def draw(rows: list[dict], out: Path) -> None:
-    """KL over bits, one line for each allocator."""
-    import plotly.graph_objects as go
+    """KL over bits, one line for each allocator; without plotly there are the tables alone."""
+    try:
+        import plotly.graph_objects as go
+    except ImportError:
+        print("no front.html: plotly is not installed (pip install plotly)", file=sys.stderr)
+        return
 
     figure = go.Figure()
     for name in dict.fromkeys(r["allocator"] for r in rows):

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from profiles.errors import InfeasibleError, UsageError
+from profiles.sizes import size
 from tuners.milp import Resource, pick
 from tuners.plan import Unit
 
@@ -44,8 +45,8 @@ def solve(
     if smallest > budget_bytes:
         raise InfeasibleError(
             "no plan fits the budget",
-            got=f"{budget_bytes} bytes over {len(units)} units",
-            allowed=f"at least {smallest} bytes",
+            got=f"{size(budget_bytes, 3)} over {len(units)} units",
+            allowed=f"at least {size(smallest, 3)}",
         )
     if sum(menu[-1][1] for menu in menus) <= budget_bytes:
         chosen = [len(menu) - 1 for menu in menus]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from profiles.errors import InfeasibleError
+from profiles.sizes import size
 from tuners.milp import Resource, pick, quiet_stdout
 from tuners.plan import Unit
 from tuners.solver import NEGLIGIBLE, SMALL, Scores, loss_of, solve
@@ -51,7 +52,7 @@ def solve_within_ms(
         raise InfeasibleError(
             "no plan within the budget is that fast",
             got=f"{most_ms:.4g} ms for the quantizable layers",
-            allowed=f"at least {least:.4g} ms within {budget_bytes} bytes over the units",
+            allowed=f"at least {least:.4g} ms within {size(budget_bytes)} over the units",
             next_step="a larger --budget, a higher --max-ms-per-token, or another --formats",
         )
     return problem.named(chosen)
@@ -78,7 +79,7 @@ def fastest(
         raise InfeasibleError(
             "no plan within the budget loses so little",
             got=f"a predicted loss of at most {most_loss:.4g}",
-            allowed=f"at least {least:.4g} within {budget_bytes} bytes over the units",
+            allowed=f"at least {least:.4g} within {size(budget_bytes)} over the units",
             next_step="a larger --budget or a higher --max-kl",
         )
     return problem.named(chosen)

@@ -171,7 +171,8 @@ def _report(root: Path) -> None:
 
 def show(verdict: AgentVerdict, limits: Limits) -> None:
     """The attempts as a table, and the verdict."""
-    from advisor.cli.output import console, size, table
+    from advisor.cli.output import console, table
+    from profiles.sizes import size
 
     out = console()
     rows = table(
@@ -207,7 +208,8 @@ def show(verdict: AgentVerdict, limits: Limits) -> None:
 
 def _dry_run(root: Path, limits: Limits, origin: str, *, json: bool) -> int:
     """The limits of the loop; nothing is written."""
-    from advisor.cli.output import print_json, size
+    from advisor.cli.output import print_json
+    from profiles.sizes import size
 
     if json:
         print_json({"run": str(root), "budget_origin": origin, "limits": limits})

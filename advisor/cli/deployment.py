@@ -46,5 +46,7 @@ class Deployment:
     ] = 0
     engine_version: Annotated[
         str | None,
-        Parameter(name="--engine-version", help="vLLM to predict, 0.8 to 0.33; default 0.32.0."),
+        Parameter(
+            name="--engine-version", help="vLLM to predict, 0.8 to 0.33 or what ingest taught; 0.32.0."
+        ),
     ] = None

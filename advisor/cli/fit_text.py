@@ -27,7 +27,8 @@ def show(
     explain: bool,
 ) -> None:
     """The answer as text, readable from 80 columns on."""
-    from advisor.cli.output import console, size, table
+    from advisor.cli.output import console, table
+    from profiles.sizes import size
 
     out = console()
     first = next(iter(found.values()))[1]
@@ -82,7 +83,8 @@ def _plan(
     plan: UniformPlan, answer: Footprint, cost: QuantizeCost | None, *, log: bool, explain: bool
 ) -> None:
     from advisor.cli.boot_table import boot_lines
-    from advisor.cli.output import console, size
+    from advisor.cli.output import console
+    from profiles.sizes import size
 
     out = console()
     out.print()
@@ -112,7 +114,7 @@ def _plan(
 
 def quantize_words(cost: QuantizeCost) -> str:
     """Time and memory of the quantization run, as ranges."""
-    from advisor.cli.output import size
+    from profiles.sizes import size
 
     low, high = (minutes(s) for s in (cost.seconds.low, cost.seconds.high))
     parts = [

@@ -41,8 +41,9 @@ def front(
     KL is measured on the selection split; times are predicted from the layers' own, see latency.json.
     Nothing is searched: `advisor tune --budget` searches at a budget.
     """
-    from advisor.cli.output import console, print_json, size
+    from advisor.cli.output import console, print_json
     from profiles.errors import UsageError
+    from profiles.sizes import size
     from tuners.search.front import fastest_below, load_front, nearest_below
 
     known = _with_times(load_front(run / "front.json"), run)
@@ -124,7 +125,8 @@ def _words(point: MeasuredPlan) -> str:
 
 
 def _table(known: Front) -> None:
-    from advisor.cli.output import console, size, table
+    from advisor.cli.output import console, table
+    from profiles.sizes import size
 
     timed = all(point.speed is not None for point in known.points)
     listing = table(

@@ -28,12 +28,13 @@ def gguf(
     Another rounding than the one that validation measured: --measure before it serves. Llama and Mistral
     with byte-level BPE; for others the bundle's deploy/llama.cpp/quantize.sh.
     """
-    from advisor.cli.output import console, print_json, size
+    from advisor.cli.output import console, print_json
     from advisor.cli.progress import renderer
     from advisor.pipeline.facts import load_facts
     from advisor.pipeline.gguf import measured, plan_types
     from advisor.pipeline.quantize import load_plan
     from advisor.workspace import Workspace
+    from profiles.sizes import size
     from tuners.child import run_child
     from tuners.gguf.write import GgufResult, GgufSpec
 

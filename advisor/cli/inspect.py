@@ -68,7 +68,8 @@ def roles(model: ModelProfile) -> dict[str, dict[str, int]]:
 
 
 def _show(model: ModelProfile, units: list[Unit], device: str, *, every: bool) -> None:
-    from advisor.cli.output import console, size, table
+    from advisor.cli.output import console, table
+    from profiles.sizes import size
     from tuners.units import excluded_formats, fixed_reasons
 
     out = console()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from profiles.provenance import Figure, Provenance
+from profiles.sizes import UNITS, size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,17 +59,6 @@ def table(title: str | None, columns: Sequence[str], *, right: Sequence[int] = (
     for index, column in enumerate(columns):
         out.add_column(column, justify="right" if index in right else "left", overflow="fold")
     return out
-
-
-UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
-
-
-def size(count: float) -> str:
-    """Bytes for people: binary units, the name of the unit always there."""
-    for unit, divisor in UNITS:
-        if abs(count) >= divisor:
-            return f"{count / divisor:,.2f} {unit}"
-    return f"{count:,.0f} B"
 
 
 def shown(figure: Figure | None) -> str:

@@ -295,7 +295,8 @@ def format_of(ranked: Ranked) -> str:
 
 
 def _show(title: str, first: str, groups: list[list[Ranked]], total: int, padded: set[str]) -> None:
-    from advisor.cli.output import console, size, table
+    from advisor.cli.output import console, table
+    from profiles.sizes import size
 
     out = console()
     out.print(title, markup=False)

@@ -142,7 +142,8 @@ def perplexity_ratio(point: MeasuredPlan, found: SearchResult, where: str) -> Fi
 
 
 def _show(found: Recommendation) -> None:
-    from advisor.cli.output import MARKS, console, size
+    from advisor.cli.output import MARKS, console
+    from profiles.sizes import size
 
     out = console()
     name = found.model.name if found.model else "any model"

@@ -83,7 +83,8 @@ def show(root: Path) -> None:
 
 
 def _show_search(found: SearchResult) -> None:
-    from advisor.cli.output import console, size, table
+    from advisor.cli.output import console, table
+    from profiles.sizes import size
 
     out = console()
     best = found.held_out[0]
@@ -144,7 +145,7 @@ def sensitivity_words(found: SearchResult) -> str | None:
 
 def memory_words(found: SearchResult) -> str | None:
     """The memory that was stated before and what was measured."""
-    from advisor.cli.output import size
+    from profiles.sizes import size
 
     if found.memory is None:
         return None
@@ -229,15 +230,16 @@ def _show_generations(found: ValidationReport) -> None:
 
 
 def _in_unit(value: float, unit: str) -> str:
-    from advisor.cli.output import size
+    from profiles.sizes import size
 
     return size(value) if unit == "B" else f"{value:,.6g}"
 
 
 def _show_stages(root: Path) -> None:
-    from advisor.cli.output import console, size, table
+    from advisor.cli.output import console, table
     from advisor.cli.progress import duration
     from advisor.workspace import Workspace
+    from profiles.sizes import size
 
     rows = table("\nstages", ["stage", "time", "peak memory", ""], right=(1, 2))
     for record in Workspace.read_only(root).records().values():

@@ -37,11 +37,13 @@ def serving_spec(options: Serving, deployment: Deployment = Deployment()) -> Ser
     """The spec that the options describe.
 
     Raises:
-        UsageError: a value that no engine would take; the message names the option.
+        UsageError: a value that no engine would take, or an engine version that nobody knows.
     """
     from pydantic import ValidationError
 
+    from profiles.footprint.residuals import Residuals
     from profiles.footprint.schema import ServingSpec
+    from profiles.footprint.version import check_known
 
     names = {
         "max_model_len": "--context",
@@ -52,6 +54,8 @@ def serving_spec(options: Serving, deployment: Deployment = Deployment()) -> Ser
         "data_parallel_size": "--dp",
         "decode_context_parallel_size": "--dcp",
     }
+    if deployment.engine_version is not None:
+        check_known(deployment.engine_version, Residuals.load().versions)
     more = {name: value for name, value in vars(deployment).items() if value is not None}
     try:
         return ServingSpec.model_validate(

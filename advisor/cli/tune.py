@@ -223,10 +223,11 @@ def execute(inputs: RunInputs, root: Path, through: Through, *, resume: bool, qu
 
 def _dry_run(inputs: RunInputs, root: Path, *, json: bool) -> int:
     """What would be searched, in numbers; nothing is written."""
-    from advisor.cli.output import print_json, size
+    from advisor.cli.output import print_json
     from advisor.pipeline.facts import gather
     from advisor.pipeline.footprint import resolve_budget
     from advisor.pipeline.search import search_memory_of
+    from profiles.sizes import size
     from tuners.search.memory import memory_text, quantize_memory, require
 
     facts = gather(inputs)

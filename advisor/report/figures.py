@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from advisor.cli.output import shown, size
+from advisor.cli.output import shown
 from advisor.report.schema import Known
 from profiles.provenance import Provenance
+from profiles.sizes import size
 
 if TYPE_CHECKING:
     from advisor.pipeline.facts import Facts

@@ -80,8 +80,8 @@ def _environment(*, autoescape: bool) -> Environment:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError as exc:
         raise _missing("jinja2") from exc
-    from advisor.cli.output import size
     from advisor.cli.progress import duration
+    from profiles.sizes import size
 
     env = Environment(
         loader=PackageLoader("advisor.report", "templates"), autoescape=autoescape,
@@ -92,7 +92,7 @@ def _environment(*, autoescape: bool) -> Environment:
 
 
 def _amount(value: float | None, unit: str) -> str:
-    from advisor.cli.output import size
+    from profiles.sizes import size
 
     if value is None:
         return "-"

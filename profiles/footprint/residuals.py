@@ -14,7 +14,7 @@ from profiles.errors import EnvironmentProblem, UsageError
 from profiles.footprint.core import Extra
 from profiles.footprint.ingest import BootLog
 from profiles.footprint.schema import Footprint
-from profiles.footprint.version import parse_version
+from profiles.footprint.version import Version, parse_version
 from profiles.provenance import Contract
 
 MAX_SHARE = 0.5
@@ -48,6 +48,11 @@ class Residuals(Contract):
     """All buckets; immutable, `learned` returns a new one."""
 
     buckets: dict[str, Residual] = {}
+
+    @property
+    def versions(self) -> set[Version]:
+        """Engine versions that boot logs taught."""
+        return {parse_version(key.partition(" | ")[0]) for key in self.buckets}
 
     @classmethod
     def load(cls, path: Path | None = None) -> Residuals:

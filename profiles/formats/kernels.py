@@ -101,7 +101,8 @@ def _on_cpu(fmt: Format, device: Device, n: int | None, k: int | None) -> Kernel
         return KernelSupport(
             kernel="ChannelWiseTorchFP8ScaledMMLinearKernel",
             slow=True,
-            reason="plain PyTorch fallback: runs, but slower than INT8 at the same size",
+            reason="no FP8 kernel on this CPU: PyTorch multiplies element by element, about 50 ms a row "
+            "where INT8 takes 0.1 ms",
             cost=CPU_FP8_COST,
         )
     if fmt.name == "FP8_BLOCK":

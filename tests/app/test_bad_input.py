@@ -107,6 +107,17 @@ def test_serving_out_of_range_names_the_option(cli: Cli, tiny: Path) -> None:
     refused(cli("fit", tiny, "--kv-cache-memory", "much"), ExitCode.USAGE, "much")
 
 
+@pytest.mark.parametrize("command", ["fit --gpu rtx-4090", "compare --gpu rtx-4090 --gpu h100"])
+def test_an_engine_version_that_nobody_knows(cli: Cli, tiny: Path, command: str) -> None:
+    asked = (*command.split(), tiny)
+    answer = cli(*asked, "--engine-version", "0.99.9", "--json")
+    refused(answer, ExitCode.USAGE, "unknown engine version", "0.99.9", "0.33", "advisor ingest LOG")
+    answer = cli(*asked, "--engine-version", "newest")
+    refused(answer, ExitCode.USAGE, "not an engine version", "newest", "0.8 to 0.33", "next:")
+    answer = cli(*asked, "--engine-version", "0.34.0")
+    assert answer[0] == 0, answer[2]
+
+
 def test_trials_out_of_range(cli: Cli, tiny: Path) -> None:
     refused(cli("tune", tiny, "--budget", "5bits", "--trials=-1"), ExitCode.USAGE, "--trials -1")
 

@@ -201,6 +201,19 @@ def test_an_ingested_log_corrects_later_predictions(
     assert again.kv_bytes.value == pytest.approx(after.kv_bytes.value, rel=1e-6)
 
 
+def test_an_ingested_log_teaches_its_engine_version(
+    cli: Cli, cli_json: CliJson, tiny: Path, tmp_path: Path
+) -> None:
+    here, newer = ("--gpu", "rtx-4090"), ("--engine-version", "0.61.0")
+    assert cli("fit", tiny, *here, *newer)[0] == 2
+    log = _log(tmp_path / "boot.log", _fit(cli_json, tiny, *here), str(tiny), 0)
+    log.write_text(log.read_text().replace("v0.32.0", "v0.61.2"))
+    assert cli("ingest", log, *here, "--gpu-memory-utilization", "0.92")[0] == 0
+    code, out, err = cli("fit", tiny, *here, *newer)
+    assert code == 0, err
+    assert "0.61 is newer than the laws" in " ".join(out.split())
+
+
 def test_bad_logs_are_refused(cli: Cli, tiny: Path, tmp_path: Path, cli_json: CliJson) -> None:
     empty = tmp_path / "empty.log"
     empty.write_text("hello\n")

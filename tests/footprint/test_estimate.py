@@ -12,6 +12,7 @@ from profiles.errors import UsageError
 from profiles.footprint import ServingSpec, Verdict, estimate, explain, uniform_formats
 from profiles.footprint.estimate import predict_stages
 from profiles.footprint.laws import capture_sizes
+from profiles.footprint.version import EXTRAPOLATED, NEWEST, check_known
 from profiles.hardware.schema import Device, DeviceKind, HardwareProfile
 from profiles.models import catalogue_model
 from profiles.models.schema import KvKind, KvLayer, StoredQuantization
@@ -318,10 +319,29 @@ def test_explanations_hold_the_numbers() -> None:
     assert "budget - weights - activation - non-torch - CUDA graphs" in text
 
 
-@pytest.mark.parametrize("version", ["", "latest", "0.7.3", "1.0.0", "0.32; rm", "9" * 400])
+@pytest.mark.parametrize("version", ["", "latest", "0.7.3", "1.0.0", "0.32; rm", "0.32.banana", "9" * 400])
 def test_bad_versions_are_usage_errors(version: str) -> None:
     with pytest.raises(UsageError):
         estimate(llama(), gpu(), ServingSpec(engine_version=version))
+
+
+@pytest.mark.parametrize("version", ["0.8.5.post1", "v0.32.0", "0.33.1rc2", "0.32.0+cu129.g12ab", "0.35"])
+def test_releases_in_and_near_the_known_range_are_taken(version: str) -> None:
+    check_known(version)
+
+
+def test_a_version_that_nobody_knows_must_be_taught() -> None:
+    newest, near = f"{NEWEST[0]}.{NEWEST[1]}", NEWEST[1] + EXTRAPOLATED
+    with pytest.raises(UsageError, match="unknown engine version") as info:
+        check_known("0.99.9")
+    assert (info.value.got, newest in str(info.value.allowed)) == ("0.99.9", True)
+    assert f"--engine-version {newest}.0" in str(info.value.next_step)
+    assert "advisor ingest LOG" in str(info.value.next_step)
+    with pytest.raises(UsageError):
+        check_known(f"0.{near + 1}.0")
+    check_known("0.99.9", taught=[(0, 99)])
+    with pytest.raises(UsageError, match=r"0\.98\.0"):
+        check_known("0.99.9", taught=[(0, 98)])
 
 
 def test_absurd_requests_are_usage_errors() -> None:

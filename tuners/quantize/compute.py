@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from profiles.errors import EnvironmentProblem, UsageError
+from profiles.sizes import size
 
 if TYPE_CHECKING:
     import torch
@@ -58,15 +59,16 @@ def choose_compute(
         if needs[requested] > available_bytes:
             raise UsageError(
                 f"calibrating in {requested} does not fit into memory",
-                got=f"needs {needs[requested]} bytes, {available_bytes} available",
+                got=f"needs {size(needs[requested])}, {size(available_bytes)} available",
                 allowed="auto, or a 16-bit type",
             )
         return requested, "asked for"
     if needs[stored] > available_bytes:
         raise EnvironmentProblem(
             "not enough memory to quantize this model",
-            got=f"{available_bytes} bytes available",
-            allowed=f"{needs[stored]} bytes: {parameters} parameters x {_BYTES[stored]} + {RESERVE_BYTES}",
+            got=f"{size(available_bytes)} available",
+            allowed=f"{size(needs[stored])}: {parameters:,} parameters x {_BYTES[stored]} B "
+            f"+ {size(RESERVE_BYTES)}",
             next_step="close other programs, or quantize on a machine with more memory",
         )
     if on_gpu:
@@ -79,5 +81,6 @@ def choose_compute(
     if fast >= slow:
         return stored, timing
     if needs["float32"] > available_bytes:
-        return stored, f"{timing}, but float32 needs {needs['float32']} bytes, {available_bytes} available"
+        short = f"float32 needs {size(needs['float32'])}, {size(available_bytes)} available"
+        return stored, f"{timing}, but {short}"
     return "float32", timing

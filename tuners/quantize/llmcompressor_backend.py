@@ -20,6 +20,7 @@ from profiles.errors import EnvironmentProblem, RunFailed, UsageError
 from profiles.formats import CALIBRATED, get_format
 from profiles.hardware.host import host_memory
 from profiles.provenance import Contract
+from profiles.sizes import size
 from tuners.events import Emit, Message, Ticker
 from tuners.quantize import gptq_cpu
 from tuners.quantize.awq_cpu import unpinned
@@ -128,16 +129,13 @@ def _streamed(spec: QuantizeSpec, source: Source, folder: Path, limit_bytes: int
         source.tensors, spec.units, len(sequences), spec.max_seq_length, on_gpu=torch.cuda.is_available()
     )
     compute = "bfloat16" if torch.cuda.is_available() else "float32"
-    reason = (
-        f"block by block, at most {bound.total_bytes / 2**30:.2f} GiB (estimated) of "
-        f"{limit_bytes / 2**30:.2f} GiB"
-    )
+    reason = f"block by block, at most {size(bound.total_bytes)} (estimated) of {size(limit_bytes)}"
     emit(Message(stage=STAGE, text=f"calibrating in {compute}: {reason}"))
     if bound.total_bytes > limit_bytes and spec.memory == "auto":
         raise EnvironmentProblem(
             "not enough memory to quantize this model, even one block at a time",
-            got=f"{limit_bytes:,} B",
-            allowed=f"{bound.total_bytes:,} B",
+            got=size(limit_bytes),
+            allowed=size(bound.total_bytes),
             next_step="close other programs, or use a machine with more memory",
         )
     scaled = write_streamed(spec, source, folder, sequences, emit)

@@ -45,7 +45,7 @@ def verify_checkpoint(folder: Path, units: tuple[Unit, ...], plan: PrecisionPlan
     _check_rest(folder, found, planned_modules, source)
     price = plan.bytes_of(units)
     if unit_bytes != price:
-        raise _failed(folder, f"the units take {unit_bytes} bytes, the plan's price is {price}", None)
+        raise _failed(folder, f"the units take {unit_bytes:,} bytes, the plan's price is {price:,}", None)
     _check_cache(folder, found, units, plan)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     check(config.get("quantization_config") or {}, units, plan, where=str(folder / "config.json"))

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from profiles.errors import InfeasibleError, UsageError
+from profiles.sizes import size
 from tuners.budget import Budget
 from tuners.latency.speed import Clockwork
 from tuners.search.schema import Front, MeasuredPlan
@@ -40,8 +41,8 @@ def nearest_below(front: Front, budget: Budget, max_ms: float | None = None) -> 
         least = min(p.unit_bytes for p in front.points)
         raise InfeasibleError(
             "no measured plan is that small",
-            got=f"{budget.text} = {budget.total_bytes} bytes",
-            allowed=f"at least {least + front.fixed_bytes} bytes",
+            got=f"{budget.text} = {size(budget.total_bytes, 3)}",
+            allowed=f"at least {size(least + front.fixed_bytes, 3)}",
             next_step=f"advisor tune MODEL --budget {budget.text} searches at this budget",
         )
     if max_ms is not None:

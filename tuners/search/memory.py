@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from profiles.errors import EnvironmentProblem, UsageError
 from profiles.models.schema import TensorInfo
+from profiles.sizes import size
 from tuners.model.limits import HESSIAN_BYTES, ROWS_BYTES, SAMPLE_CELLS, SMALL_BYTES, STATES_BYTES
 from tuners.plan import Unit
 from tuners.search.schema import Memory, MemoryMode, SearchMemory, SearchSettings, StageMemory
@@ -210,8 +211,8 @@ def require(memory: SearchMemory) -> None:
     raise EnvironmentProblem(
         "not enough memory to search this model, even one block at a time",
         where=f"stage: {stage.stage}",
-        got=f"needs {memory.bound_bytes:,} B, most of it for {part} ({stage.parts[part]:,} B)",
-        allowed=f"{memory.limit_bytes:,} B",
+        got=f"needs {size(memory.bound_bytes)}, most of it for {part} ({size(stage.parts[part])})",
+        allowed=size(memory.limit_bytes),
         next_step="close other programs, or use a machine with more memory",
     )
 

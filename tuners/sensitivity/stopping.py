@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from profiles.errors import InfeasibleError
+from profiles.sizes import size
 from tuners.evaluate_schema import bootstrap
 from tuners.plan import Unit
 from tuners.solver import predicted_loss, solve
@@ -96,7 +97,7 @@ def greedy(
         left -= hull[0][0]
         steps += [(-_rate(a, b), i, unit.name, b[2], b[0] - a[0]) for i, (a, b) in enumerate(pairwise(hull))]
     if left < 0:
-        raise InfeasibleError("no plan fits the budget", got=f"{budget_bytes} bytes")
+        raise InfeasibleError("no plan fits the budget", got=size(budget_bytes))
     blocked: set[str] = set()
     for _, _, name, fmt, cost in sorted(steps):
         if name in blocked or cost > left:
