@@ -9,6 +9,7 @@ from advisor.pipeline.facts import Facts
 from advisor.pipeline.inputs import RunInputs
 from advisor.recommend import Use, recommend
 from profiles.errors import UsageError
+from profiles.formats.kv_cache import kv_problem
 from profiles.hardware.schema import Device, DeviceKind
 from tuners.budget import parse_budget
 from tuners.plan import uniform
@@ -99,8 +100,10 @@ def limits_of(
 
 
 def other_kv_dtypes(device: Device, asked: str = "auto") -> tuple[str, ...]:
-    """Cache dtypes besides the one asked for that the device computes natively; "auto" is the model's own."""
-    if asked != "auto":
-        return ("auto",)
+    """Cache dtypes besides the one asked for, in the order in which they are tried: the model's own ("auto")
+    where another was asked, FP8 where it is native, INT8 where the engine's attention takes it."""
     native = device.kind is DeviceKind.CUDA and device.sm is not None and device.sm >= FP8_KV_SM
-    return ("fp8",) if native else ()
+    coarse = ("fp8",) if native and asked == "auto" else ()
+    finer = ("int8",) if kv_problem("int8", device) is None else ()
+    own = ("auto",) if asked != "auto" else ()
+    return tuple(dtype for dtype in (*own, *coarse, *finer) if dtype != asked)

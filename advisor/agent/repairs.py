@@ -9,6 +9,7 @@ from advisor.agent.replan import GAIN, exact_plan
 from advisor.agent.schema import Action, Decision, Settings
 from advisor.agent.situation import Situation, next_attempt, with_kv
 from profiles.formats import get_format
+from profiles.formats.kv_cache import EXACT
 from tuners.plan import PrecisionPlan
 from tuners.solver import predicted_loss
 
@@ -95,18 +96,25 @@ def groups(now: Situation, why: str) -> Decision | None:
     )  # fmt: skip
 
 
+FINER = {"auto": "the model's own dtype", "int8": "int8, scaled per token and head by the engine"}
+"""Cache dtypes that round less than FP8 (tests/tuners/test_kv_cache.py), the least first."""
+
+
 def wider_cache(now: Situation, why: str) -> Decision | None:
-    """A KV cache that was asked in few bits, in the model's own dtype."""
+    """The best plan again with a KV cache that rounds less than its own: the model's dtype, then INT8."""
     best = _best(now)
-    if best is None or best[1].kv_cache_dtype == "auto" or "auto" not in now.limits.kv_dtypes:
+    if best is None or best[1].kv_cache_dtype in EXACT:
         return None
     plan, settings = best
-    if now.done(Action.KV_DTYPE):
+    used = {a.decision.settings.kv_cache_dtype for a in now.attempts}
+    allowed = [d for d in FINER if d in now.limits.kv_dtypes and d not in used]
+    if not allowed:
         return None
+    dtype = allowed[0]
     return next_attempt(
-        now, Action.KV_DTYPE, f"{why}; the KV cache in the model's own dtype instead of "
+        now, Action.KV_DTYPE, f"{why}; the KV cache in {FINER[dtype]} instead of "
         f"{settings.kv_cache_dtype}, which the budget for weights does not pay", (),
-        settings.model_copy(update={"kv_cache_dtype": "auto"}), with_kv(plan, "auto"),
+        settings.model_copy(update={"kv_cache_dtype": dtype}), with_kv(plan, dtype),
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from advisor.bundle.context import HOST, PORT, BundleContext
-from tuners.engine.arguments import engine_arguments
+from tuners.engine.arguments import engine_arguments, engine_kv_dtype
 
 
 def serve_options(context: BundleContext) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def serve_options(context: BundleContext) -> dict[str, Any]:
     arguments["max_model_len"] = context.report.quantized.max_model_len
     arguments["dtype"] = context.report.quantized.dtype
     if context.plan.kv_cache_dtype != "auto":
-        arguments["kv_cache_dtype"] = context.plan.kv_cache_dtype
+        arguments["kv_cache_dtype"] = engine_kv_dtype(context.plan.kv_cache_dtype)
     options |= {name.replace("_", "-"): value for name, value in arguments.items()}
     return options | {"host": HOST, "port": PORT}
 

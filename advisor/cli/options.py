@@ -71,8 +71,8 @@ class Serving:
         str,
         Parameter(
             name=["--kv-cache-dtype", "--kv-dtype"],
-            help="auto, bf16, fp8 (= fp8_e4m3, with calibrated scales), fp8_e5m2, int8, nvfp4, or vLLM's own "
-            "names; what the device's attention does not take is refused.",
+            help="auto, bf16, fp8 (= fp8_e4m3, with calibrated scales), fp8_e5m2, int8 (vLLM scales it), "
+            "nvfp4, or vLLM's own names; what the device's attention does not take is refused.",
         ),
     ] = "auto"
     tp: Annotated[int, Parameter(name=["--tp", "--tensor-parallel-size"], help="Tensor parallel size.")] = 1

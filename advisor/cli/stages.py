@@ -128,7 +128,13 @@ def _stage(
         root = run
     elif given is not None and model is not None:
         inputs = make_inputs(
-            model=model, task=task, budget=f"plan {given.key}", offline=offline, yes=yes, **(changes or {})
+            model=model,
+            task=task,
+            budget=f"plan {given.key}",
+            serving={"kv_cache_dtype": given.kv_cache_dtype},
+            offline=offline,
+            yes=yes,
+            **(changes or {}),
         )
         root = run or inputs.run_dir()
     else:

@@ -18,11 +18,13 @@ from advisor.pipeline.stage import StageContext, run_stage, versions
 from advisor.workspace import Workspace, fingerprint, write_json, write_text
 from profiles.errors import EnvironmentProblem, UsageError
 from profiles.footprint.schema import ServingSpec
+from profiles.formats.kv_cache import EXACT
 from profiles.hardware.schema import DeviceKind
 from tuners.events import Measured, Message, StageFinished
 from tuners.plan import PrecisionPlan, uniform
 
 if TYPE_CHECKING:
+    from tuners.search.schema import SearchResult
     from tuners.validate.measure import MeasureSpec
     from tuners.validate.schema import EngineMeasurement, Predictions, ValidationReport
 
@@ -49,8 +51,9 @@ def validate(
     workspace = context.workspace
     check_checkpoint(workspace, facts, plan)
     serving = measuring_spec(inputs, facts)
+    original_serving = measuring_spec(with_own_cache(inputs), facts)
     texts = {
-        "serving": serving.model_dump(mode="json"),
+        "serving": original_serving.model_dump(mode="json"),
         "task": task_stamp(facts.task),
         "windows": fingerprint({"ids": evaluation_ids(workspace)}),
         "eval_tokens": inputs.eval_tokens,
@@ -59,11 +62,13 @@ def validate(
         "devices": device_stamp(facts.hardware),
         "versions": versions(ENGINES),
     }
-    original_spec = measure_spec(workspace, inputs, facts, serving, facts.model_path, is_reference=True)
+    original_spec = measure_spec(
+        workspace, inputs, facts, original_serving, facts.model_path, is_reference=True
+    )
 
     def measure_original(stage: StageContext) -> str:
         found = _measure(stage, original_spec, "measure-original")
-        _learned(stage, facts, uniform(facts.units, "16-bit"), serving, found, "measure-original")
+        _learned(stage, facts, uniform(facts.units, "16-bit"), original_serving, found, "measure-original")
         measured_original(facts, serving.dtype, found)
         if found.perplexity > LOST * facts.model.vocab_size:
             text = (
@@ -92,6 +97,7 @@ def validate(
 
     loaded = {
         **texts,
+        "serving": serving.model_dump(mode="json"),
         "checkpoint": checkpoint_stamp(facts.model.model_copy(update={"path": quantized_spec.checkpoint})),
     }
 
@@ -195,6 +201,11 @@ def measuring_spec(inputs: RunInputs, facts: Facts) -> ServingSpec:
     return spec.model_copy(update=update)
 
 
+def with_own_cache(inputs: RunInputs) -> RunInputs:
+    """For the original: its KV cache in its own dtype, so that a rounded one counts as part of the loss."""
+    return inputs.model_copy(update={"serving": inputs.serving.model_copy(update={"kv_cache_dtype": "auto"})})
+
+
 def evaluation_ids(workspace: Workspace) -> tuple[tuple[int, ...], ...]:
     """The very tokens that the search reported on, when it left them; else none, and texts are cut anew."""
     path = workspace.path("evaluate_ids.json")
@@ -288,12 +299,9 @@ def predictions(
     if not workspace.path("search.json").exists():
         return Predictions(**memory, **speed, source="footprint alone: this plan was given, not searched")
     found = load_search(workspace)
-    best = found.held_out[0]
-    if best.plan.key != plan.key:
-        return Predictions(**memory, **speed, source="footprint alone: the search measured another plan")
-    if found.sensitivity_mode == "quick":
-        source = "footprint alone: the quick search measured weights rounded to nearest"
-        return Predictions(**memory, **speed, source=source)
+    promised, source = promised_quality(found, plan)
+    if promised is None:
+        return Predictions(**memory, **speed, source=f"footprint alone: {source}")
     if not _made_as_searched(workspace, facts, plan):
         return Predictions(
             **memory,
@@ -303,11 +311,34 @@ def predictions(
     return Predictions(
         **memory,
         **speed,
-        perplexity_ratio=best.quality.perplexity / found.perplexity_original,
-        kl=best.quality.kl,
-        top1=best.quality.top1,
-        source="footprint, and the search's measurement on the held-out split",
+        **promised,
+        source=f"footprint, and {source}",
     )
+
+
+def promised_quality(found: SearchResult, plan: PrecisionPlan) -> tuple[dict[str, float | None] | None, str]:
+    """Perplexity ratio, KL and top-1 agreement of the plan as it is served, weights and KV cache rounded
+    together as torch imitates them on the held-out split, and how they are known; None with the reason where
+    the search did not measure that."""
+    best, kv, cache = found.held_out[0], found.kv, plan.kv_cache_dtype
+    if best.plan.model_copy(update={"kv_cache_dtype": cache}).key != plan.key:
+        return None, "the search measured another plan"
+    if found.sensitivity_mode == "quick":
+        return None, "the quick search measured weights rounded to nearest"
+    source = "the search's measurement on the held-out split"
+    if cache in EXACT:
+        return {
+            "perplexity_ratio": best.quality.perplexity / found.perplexity_original,
+            "kl": best.quality.kl,
+            "top1": best.quality.top1,
+        }, source
+    if kv is None or kv.dtype != cache:
+        return None, f"the search did not measure this plan with a KV cache in {cache}"
+    return {
+        "perplexity_ratio": kv.perplexity_with / found.perplexity_original,
+        "kl": kv.kl_with,
+        "top1": kv.top1_with,
+    }, f"{source}, with the KV cache rounded to {cache}"
 
 
 def _made_as_searched(workspace: Workspace, facts: Facts, plan: PrecisionPlan) -> bool:

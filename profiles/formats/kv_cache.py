@@ -12,6 +12,9 @@ from profiles.hardware.schema import Device, DeviceKind
 E4M3 = ("fp8", "fp8_e4m3")
 """`fp8` is short for `fp8_e4m3`."""
 
+EXACT = ("auto", "bfloat16", "float16")
+"""Dtypes of 16 bits, whose rounding is that of the engine's arithmetic."""
+
 ROUNDED = (*E4M3, "fp8_e5m2", "int8", "int8_per_token_head", "fp8_per_token_head")
 """Dtypes whose rounding the search imitates (`tuners/model/kv_cache.py`)."""
 

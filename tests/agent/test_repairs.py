@@ -12,10 +12,12 @@ from advisor.agent.decide import decide
 from advisor.agent.diagnose import Cause, diagnose
 from advisor.agent.groups import Wider, wider_menu
 from advisor.agent.layers import OUTLIER, corrected, outliers, worst_in_words
+from advisor.agent.question import other_kv_dtypes
 from advisor.agent.schema import Action, Limits, Outcome
 from advisor.agent.situation import Situation
 from advisor.pipeline.facts import Facts
 from advisor.pipeline.inputs import RunInputs
+from profiles.hardware.schema import Device
 from profiles.models.reader import read_model
 from profiles.tasks import load_task
 from tests.agent.test_decide import (
@@ -31,7 +33,7 @@ from tests.agent.test_decide import (
     units,
 )
 from tests.app.tiny import write_tiny
-from tests.validate.examples import cpu_device, hardware
+from tests.validate.examples import cpu_device, cuda_device, hardware
 from tuners.plan import uniform
 from tuners.solver import predicted_loss
 from tuners.units import build_units, fixed_bytes
@@ -155,6 +157,46 @@ def test_a_cache_in_few_bits_is_widened_once_when_quality_is_missed() -> None:
     full = attempt(2, int4(), None, action=Action.KV_DTYPE, now=found.settings, error=error, gates=())
     end = decide(Situation(limits(kv_dtypes=("auto",)), now, units(), SCORES, (missed, full)))
     assert end.action is Action.STOP
+
+
+def test_int8_is_the_cache_between_fp8_and_the_models_own() -> None:
+    asked = settings(kv_cache_dtype="fp8")
+    allowed = limits(kv_dtypes=("auto", "int8"), attempts=9)
+    error = {"what": "the engine stopped", "got": "ValueError: No available memory for the cache blocks."}
+    missed = attempt(1, int4(), 1.3, failed=("quality floor",), now=asked)
+    full = attempt(
+        2, int4(), None, action=Action.KV_DTYPE, now=settings(), error=error, gates=(), passed=False
+    )
+    found = decide(Situation(allowed, asked, units(), SCORES, (missed, full)))
+    assert (found.action, found.settings.kv_cache_dtype) == (Action.KV_DTYPE, "int8")
+    assert found.plan is not None
+    assert found.plan.kv_cache_dtype == "int8"
+    # FP8 was the agent's own way out of too little memory: the model's own dtype is not tried again
+    small = attempt(1, int4(), None, error=error, gates=(), passed=False)
+    coarse = attempt(2, int4(), 1.3, failed=("quality floor",), action=Action.KV_DTYPE, now=asked)
+    finer = decide(Situation(limits(kv_dtypes=("fp8", "int8")), settings(), units(), SCORES, (small, coarse)))
+    assert (finer.action, finer.settings.kv_cache_dtype) == (Action.KV_DTYPE, "int8")
+    # and after INT8 nothing is left
+    last = attempt(3, int4(), 1.2, failed=("quality floor",), action=Action.KV_DTYPE, now=finer.settings)
+    at = Situation(limits(kv_dtypes=("fp8", "int8")), settings(), units(), SCORES, (small, coarse, last))
+    assert decide(at).action is not Action.KV_DTYPE
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "other"),
+    [
+        (cpu_device(), "auto", ()),
+        (cpu_device(), "fp8", ("auto",)),
+        (cuda_device((8, 0)), "auto", ("int8",)),
+        (cuda_device((8, 9)), "auto", ("fp8", "int8")),
+        (cuda_device((8, 9)), "fp8", ("auto", "int8")),
+        (cuda_device((8, 9)), "int8", ("auto",)),
+    ],
+)
+def test_cache_dtypes_on_offer_are_those_of_the_engine(
+    device: Device, asked: str, other: tuple[str, ...]
+) -> None:
+    assert other_kv_dtypes(device, asked) == other
 
 
 def test_the_wider_menu_is_estimated_from_the_weights(tmp_path: Path) -> None:

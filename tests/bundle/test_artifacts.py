@@ -40,6 +40,15 @@ def test_serve_yaml_says_what_was_validated(write: Writer, tmp_path: Path) -> No
     }
 
 
+@pytest.mark.parametrize(("dtype", "written"), [("fp8", "fp8"), ("int8", "int8_per_token_head")])
+def test_serve_yaml_names_the_plans_cache_as_vllm_does(
+    write: Writer, tmp_path: Path, dtype: str, written: str
+) -> None:
+    write(plan=plan().model_copy(update={"kv_cache_dtype": dtype}))
+
+    assert _load(tmp_path / "bundle" / "serve.yaml")["kv-cache-dtype"] == written
+
+
 def test_vllm_itself_reads_serve_yaml(write: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("vllm")
     write()

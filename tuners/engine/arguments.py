@@ -49,8 +49,8 @@ def engine_arguments(serving: ServingSpec, *, on_cpu: bool) -> dict[str, Any]:
         for name, default in _DEFAULTS.items()
         if getattr(serving, name) != default
     }
-    if out.get("kv_cache_dtype") == "int8":
-        out["kv_cache_dtype"] = "int8_per_token_head"  # vLLM's name
+    if "kv_cache_dtype" in out:
+        out["kv_cache_dtype"] = engine_kv_dtype(out["kv_cache_dtype"])
     if serving.max_loras:
         out |= {"enable_lora": True, "max_loras": serving.max_loras, "max_lora_rank": serving.max_lora_rank}
     if serving.speculative_model:
@@ -63,6 +63,11 @@ def engine_arguments(serving: ServingSpec, *, on_cpu: bool) -> dict[str, Any]:
         out.pop("gpu_memory_utilization", None)
         out.setdefault("kv_cache_memory_bytes", CPU_KV_CACHE_BYTES)
     return out
+
+
+def engine_kv_dtype(name: str) -> str:
+    """vLLM's name of a KV cache dtype."""
+    return "int8_per_token_head" if name == "int8" else name
 
 
 def base_environment(model: str) -> dict[str, str]:

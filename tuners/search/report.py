@@ -65,6 +65,7 @@ class Reporter:
             low=low,
             high=high,
             perplexity_with=rounded.perplexity,
+            top1_with=rounded.top1,
             tokens=rounded.tokens,
         )
 

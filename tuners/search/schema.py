@@ -182,6 +182,7 @@ class KvCost(Contract):
     low: float
     high: float
     perplexity_with: float
+    top1_with: float | None = None
     tokens: int
 
 
