@@ -15,6 +15,11 @@ from typing import Any, NamedTuple
 import pytest
 from platformdirs import user_cache_path
 
+GPU_RUN = "ADVISOR_TEST_GPU"
+"""Set to 1, the tests see the GPUs of this machine; without it they do not: they are written for the CPU."""
+if os.environ.get(GPU_RUN) != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # here: before any test module imports torch
+
 CACHE = user_cache_path("advisor")
 """Taken at import, before other tests point the cache elsewhere: the model is prepared once per machine."""
 

@@ -100,7 +100,8 @@ def test_the_cursor_stays_on_its_row() -> None:
         app.table.refill(rows[20:])
         assert app.table.row_key == "20"
         app.table.refill([])
-        assert app.table.row_key is None
+        left: str | None = app.table.row_key
+        assert left is None
         await pilot.press("j", "G", "enter")
 
     with_table(scenario)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def test_start_without_a_model_says_what_to_do() -> None:
 
 
 @pytest.fixture
-def sleeper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Launched]:
+def sleeper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Launched]]:
     """Commands are replaced by a process that waits; the ones started are listed."""
     started: list[Launched] = []
 
