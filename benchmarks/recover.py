@@ -16,40 +16,25 @@ import json
 from pathlib import Path
 from typing import Any
 
-from methods import Bench
+from checkpoints import Bench, parser_of
 
-from profiles.hardware import probe_cpu
-from profiles.models import read_model
 from tuners.evaluate import paired_difference
 from tuners.plan import PrecisionPlan
 from tuners.sensitivity.table import KL, SensitivityTable
 from tuners.solver import solve
-from tuners.units import build_units
 
 UNIFORM = 4.25
 
 
 def main() -> None:
     """Measure each budget and print a row."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--sequences", type=int, default=24)
+    parser = parser_of(__doc__)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--bits", type=float, nargs="*", default=[UNIFORM, 5.0])
     parser.add_argument("--sensitivity", type=Path)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    bench = Bench(
-        options.model,
-        build_units(read_model(str(options.model)), probe_cpu().device),
-        options.data,
-        options.sequences,
-    )
+    bench = Bench.of(options)
     for bits in options.bits:
         row = measure(bench, bits, options)
         with (options.out / "recover.jsonl").open("a") as file:

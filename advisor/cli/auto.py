@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from advisor.cli.options import (
+    CalibrationSamples,
+    Conduct,
     Count,
-    DryRun,
     Formats,
     Gpu,
-    Json,
-    Offline,
-    Quiet,
+    ModelPath,
     Resume,
+    Revision,
     Run,
+    Seed,
     Serving,
+    TrustToRun,
     Weights,
-    Yes,
 )
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def auto(
-    model: Annotated[str, Parameter(help="A folder with config.json and safetensors, or a Hub id.")],
+    model: ModelPath,
     /,
     *,
     budget: Annotated[
@@ -59,22 +60,14 @@ def auto(
         int | None, Parameter(name="--max-trials", help="How many it may become; none: twice as many.")
     ] = None,
     attempts: Annotated[int, Parameter(name="--attempts", help="Checkpoints that may be tried.")] = 6,
-    seed: Annotated[int, Parameter(name="--seed", help="Same seed, same search.")] = 0,
-    calibration_samples: Annotated[
-        int, Parameter(name="--calibration-samples", help="Texts that calibrate the quantizer.")
-    ] = 16,
+    seed: Seed = 0,
+    calibration_samples: CalibrationSamples = 16,
     weights: Weights = Weights(),
-    revision: Annotated[str | None, Parameter(name="--revision", help="Of a Hub model.")] = None,
-    trust_remote_code: Annotated[
-        bool, Parameter(name="--trust-remote-code", negative="", help="Run code that the model brings.")
-    ] = False,
+    revision: Revision = None,
+    trust_remote_code: TrustToRun = False,
     run: Run = None,
     resume: Resume = True,
-    offline: Offline = False,
-    yes: Yes = False,
-    dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    conduct: Conduct = Conduct(),
 ) -> int:
     """Search, quantize and validate; on a failed gate find the cause, change one thing, try again.
 
@@ -113,8 +106,8 @@ def auto(
         calibration_samples=calibration_samples,
         **weights.changes(),
         trust_remote_code=trust_remote_code,
-        offline=offline,
-        yes=yes,
+        offline=conduct.offline,
+        yes=conduct.yes,
     )
     facts = gather(inputs)
     inputs, origin = with_budget(inputs, facts, known_use)
@@ -130,17 +123,17 @@ def auto(
         min_context=min_context,
     )
     root = run or inputs.run_dir()
-    if dry_run:
-        return _dry_run(root, limits, origin if budget is None else words, json=json)
+    if conduct.dry_run:
+        return _dry_run(root, limits, origin if budget is None else words, json=conduct.json)
     check_machine(facts)
-    shown = renderer(quiet=quiet)
+    shown = renderer(quiet=conduct.quiet)
     try:
         with opened(root, shown) as context:
             verdict = run_agent(context, inputs, limits, resume=resume)
     finally:
         shown.close()
     _report(root)
-    if json:
+    if conduct.json:
         print_json(verdict)
     else:
         show(verdict, limits)

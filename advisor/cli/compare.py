@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from cyclopts import Parameter
 
 from advisor.cli.deployment import Deployment
-from advisor.cli.options import Count, Json, Offline, Serving
+from advisor.cli.options import Count, Json, Offline, Serving, TrustToRead
 from profiles.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -54,10 +54,7 @@ def compare(
     model: Annotated[str | None, Parameter(name="--model", help="The model of plan files.")] = None,
     serving: Serving = Serving(),
     deployment: Deployment = Deployment(),
-    trust_remote_code: Annotated[
-        bool,
-        Parameter(name="--trust-remote-code", negative="", help="Read models that bring their own code."),
-    ] = False,
+    trust_remote_code: TrustToRead = False,
     offline: Offline = False,
     json: Json = False,
 ) -> int:

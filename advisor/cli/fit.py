@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from advisor.cli.deployment import Deployment
-from advisor.cli.options import Count, Formats, Gpu, Json, Offline, Serving
+from advisor.cli.options import Count, Formats, Gpu, Json, Offline, Serving, TrustToRead
 from advisor.cli.rank import Filters
 
 if TYPE_CHECKING:
@@ -45,10 +45,7 @@ def fit(
     explain: Annotated[
         bool, Parameter(name="--explain", negative="", help="The formula behind every figure, with numbers.")
     ] = False,
-    trust_remote_code: Annotated[
-        bool,
-        Parameter(name="--trust-remote-code", negative="", help="Read models that bring their own code."),
-    ] = False,
+    trust_remote_code: TrustToRead = False,
     offline: Offline = False,
     json: Json = False,
 ) -> int:

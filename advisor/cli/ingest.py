@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from advisor.cli.options import Gpu, Json, Offline
+from advisor.cli.options import Gpu, Json, Offline, TrustToRead
 from profiles.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,10 +53,7 @@ def ingest(
             help="Keep the difference for later predictions.",
         ),
     ] = True,
-    trust_remote_code: Annotated[
-        bool,
-        Parameter(name="--trust-remote-code", negative="", help="Read models that bring their own code."),
-    ] = False,
+    trust_remote_code: TrustToRead = False,
     offline: Offline = False,
     json: Json = False,
 ) -> int:

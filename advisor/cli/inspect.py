@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from advisor.cli.options import Count, Formats, Gpu, Json, Offline
+from advisor.cli.options import Count, Formats, Gpu, Json, Offline, TrustToRead
 
 if TYPE_CHECKING:
     from profiles.models.schema import ModelProfile
@@ -25,10 +25,7 @@ def inspect(
     units: Annotated[
         bool, Parameter(name="--units", negative="", help="Every unit, not a line per role.")
     ] = False,
-    trust_remote_code: Annotated[
-        bool,
-        Parameter(name="--trust-remote-code", negative="", help="Read models that bring their own code."),
-    ] = False,
+    trust_remote_code: TrustToRead = False,
     offline: Offline = False,
     json: Json = False,
 ) -> int:

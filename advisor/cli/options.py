@@ -38,6 +38,18 @@ ResumeStage = Annotated[
 Gpu = Annotated[
     str | None, Parameter(name="--gpu", help="Plan for this device of the catalogue instead of this machine.")
 ]
+TrustToRead = Annotated[
+    bool, Parameter(name="--trust-remote-code", negative="", help="Read models that bring their own code.")
+]
+TrustToRun = Annotated[
+    bool, Parameter(name="--trust-remote-code", negative="", help="Run code that the model brings.")
+]
+Revision = Annotated[str | None, Parameter(name="--revision", help="Of a Hub model.")]
+ModelPath = Annotated[str, Parameter(help="A folder with config.json and safetensors, or a Hub id.")]
+CalibrationSamples = Annotated[
+    int, Parameter(name="--calibration-samples", help="Texts that calibrate the quantizer.")
+]
+Seed = Annotated[int, Parameter(name="--seed", help="Same seed, same search.")]
 Count = Annotated[int, Parameter(name="--count", help="How many of the device.")]
 
 
@@ -56,6 +68,18 @@ Formats = Annotated[
         help="The menu: names, by spaces or commas, or all.",
     ),
 ]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Conduct:
+    """What a command that works may do without asking, and how it answers."""
+
+    offline: Offline = False
+    yes: Yes = False
+    dry_run: DryRun = False
+    json: Json = False
+    quiet: Quiet = False
 
 
 @Parameter(name="*")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from advisor.cli.options import Count, Gpu, Json, Offline
+from advisor.cli.options import Count, Gpu, Json, Offline, TrustToRead
 from profiles.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,10 +42,7 @@ def recommend(
     ] = None,
     gpu: Gpu = None,
     count: Count = 1,
-    trust_remote_code: Annotated[
-        bool,
-        Parameter(name="--trust-remote-code", negative="", help="Read models that bring their own code."),
-    ] = False,
+    trust_remote_code: TrustToRead = False,
     offline: Offline = False,
     json: Json = False,
 ) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from advisor.cli.options import Count, Formats, Gpu, Json, Offline, Quiet
+from advisor.cli.options import Count, Formats, Gpu, Json, Offline, Quiet, TrustToRun
 
 if TYPE_CHECKING:
     from profiles.models.schema import ModelProfile
@@ -44,9 +44,7 @@ def sensitivity(
     gpu: Gpu = None,
     count: Count = 1,
     formats: Formats = None,
-    trust_remote_code: Annotated[
-        bool, Parameter(name="--trust-remote-code", negative="", help="Run code that the model brings.")
-    ] = False,
+    trust_remote_code: TrustToRun = False,
     offline: Offline = False,
     json: Json = False,
     quiet: Quiet = False,

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from advisor.cli.options import (
+    CalibrationSamples,
+    Conduct,
     Count,
-    DryRun,
     Formats,
     Gpu,
-    Json,
-    Offline,
-    Quiet,
+    ModelPath,
     Resume,
+    Revision,
     Run,
+    Seed,
     Serving,
+    TrustToRun,
     Weights,
-    Yes,
 )
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ Through = Literal["profile", "footprint", "search", "quantize", "validate", "exp
 
 
 def tune(
-    model: Annotated[str, Parameter(help="A folder with config.json and safetensors, or a Hub id.")],
+    model: ModelPath,
     /,
     *,
     budget: Annotated[
@@ -57,7 +58,7 @@ def tune(
             help="Optuna trials; more may be added later. None: 32, with --sensitivity quick 0.",
         ),
     ] = None,
-    seed: Annotated[int, Parameter(name="--seed", help="Same seed, same search.")] = 0,
+    seed: Seed = 0,
     workers: Annotated[
         int, Parameter(name="--workers", help="Processes on one study; more than one loses the seed's order.")
     ] = 1,
@@ -109,21 +110,13 @@ def tune(
         ),
     ] = "auto",
     through: Annotated[Through, Parameter(name="--through", help="The last stage to run.")] = "search",
-    calibration_samples: Annotated[
-        int, Parameter(name="--calibration-samples", help="Texts that calibrate the quantizer.")
-    ] = 16,
+    calibration_samples: CalibrationSamples = 16,
     weights: Weights = Weights(),
-    revision: Annotated[str | None, Parameter(name="--revision", help="Of a Hub model.")] = None,
-    trust_remote_code: Annotated[
-        bool, Parameter(name="--trust-remote-code", negative="", help="Run code that the model brings.")
-    ] = False,
+    revision: Revision = None,
+    trust_remote_code: TrustToRun = False,
     run: Run = None,
     resume: Resume = True,
-    offline: Offline = False,
-    yes: Yes = False,
-    dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    conduct: Conduct = Conduct(),
 ) -> int:
     """Profile, price, measure sensitivity, solve exactly, search with Optuna; every result is measured.
 
@@ -162,14 +155,14 @@ def tune(
         calibration_samples=calibration_samples,
         **weights.changes(),
         trust_remote_code=trust_remote_code,
-        offline=offline,
-        yes=yes,
+        offline=conduct.offline,
+        yes=conduct.yes,
     )
     root = run or inputs.run_dir()
-    if dry_run:
-        return _dry_run(inputs, root, json=json)
-    execute(inputs, root, through, resume=resume, quiet=quiet)
-    return answer(root, json=json)
+    if conduct.dry_run:
+        return _dry_run(inputs, root, json=conduct.json)
+    execute(inputs, root, through, resume=resume, quiet=conduct.quiet)
+    return answer(root, json=conduct.json)
 
 
 def make_inputs(**fields: object) -> RunInputs:

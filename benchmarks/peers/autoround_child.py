@@ -12,25 +12,22 @@ programme runs again.
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import tempfile
 import time
 from typing import Any
+
+from wire import serve
 
 SPAN, STEPS = 0.08, 4
 """Bisection of the target around what the budget is by AutoScheme's own count, to a hundredth of a bit."""
 
 
-def main() -> None:
-    """Answer one request."""
-    request = json.load(sys.stdin)
+def answer(request: dict) -> dict:
+    """Plans by budget, or the products made from them when the request brings text to judge them on."""
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["AR_AUTO_SCHEME_CACHE"] = scratch  # scores must be made here, in the time that is measured
-        answer = product(request) if "held_out" in request else allocate(request)
-    with open(request["out"], "w") as file:
-        json.dump(answer, file)
+        return product(request) if "held_out" in request else allocate(request)
 
 
 def tool_for(request: dict, target: float, iters: int) -> Any:
@@ -120,4 +117,4 @@ def allocate(request: dict) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    serve(answer)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
-
 from judge import judged
+from wire import serve
 
 
-def main() -> None:
-    """Answer one request: `checkpoint`, `held_out`, `out`."""
-    request = json.load(sys.stdin)
+def answer(request: dict) -> dict:
+    """One request: `checkpoint`, `held_out`, `out`."""
     import torch
     from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
@@ -19,9 +16,8 @@ def main() -> None:
         dtype=torch.float32,
         quantization_config=CompressedTensorsConfig(run_compressed=False),
     )
-    with open(request["out"], "w") as file:
-        json.dump({"texts": judged(model, request["held_out"])}, file)
+    return {"texts": judged(model, request["held_out"])}
 
 
 if __name__ == "__main__":
-    main()
+    serve(answer)

@@ -4,16 +4,15 @@ own."""
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 
 from judge import judged
+from wire import serve
 
 
-def main() -> None:
-    """Answer one request: that of `autoround_child.py` with `held_out`."""
-    request = json.load(sys.stdin)
+def answer(request: dict) -> dict:
+    """One request: that of `autoround_child.py` with `held_out`."""
     start = time.process_time()
     import llmcompressor
     import torch
@@ -42,7 +41,7 @@ def main() -> None:
         num_calibration_samples=len(rows),
         max_seq_length=request["seqlen"],
     )
-    answer = {"seconds": time.process_time() - start, "version": llmcompressor.__version__}
+    found = {"seconds": time.process_time() - start, "version": llmcompressor.__version__}
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, save_compressed=True)
         from transformers import CompressedTensorsConfig
@@ -50,10 +49,9 @@ def main() -> None:
         again = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, quantization_config=CompressedTensorsConfig(run_compressed=False)
         )
-        answer["texts"] = judged(again, request["held_out"])
-    with open(request["out"], "w") as file:
-        json.dump(answer, file)
+        found["texts"] = judged(again, request["held_out"])
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    serve(answer)

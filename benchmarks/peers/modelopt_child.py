@@ -9,18 +9,16 @@ budget (`get_auto_quantize_config`).
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from typing import Any
 
+from wire import serve
 
-def main() -> None:
-    """Answer one request."""
-    request = json.load(sys.stdin)
-    answer = product(request) if "held_out" in request else allocate(request)
-    with open(request["out"], "w") as file:
-        json.dump(answer, file)
+
+def answer(request: dict) -> dict:
+    """Plans by budget, or the products made from them when the request brings text to judge them on."""
+    return product(request) if "held_out" in request else allocate(request)
 
 
 def formats(shape: dict, algorithm: str) -> list[dict[str, Any]]:
@@ -150,4 +148,4 @@ def allocate(request: dict) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    serve(answer)
