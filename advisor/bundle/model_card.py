@@ -9,6 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from advisor.bundle.context import HOST, PORT, BundleContext
+from tuners.nats import nats
 from tuners.validate.schema import EngineMeasurement, TaskAccuracy
 
 MIB = 2**20
@@ -85,12 +86,12 @@ def _table(
     for name, before, after, spec in rows:
         ratio = f"{after / before:.3f}" if before else "-"
         yield f"| {name} | {before:{spec}} | {after:{spec}} | {ratio} |"
-    for name, value in (
-        ("KL to the original, nats/token", quantized.kl_to_reference),
-        ("top-1 agreement", quantized.top1_agreement),
+    for name, value, form in (
+        ("KL to the original, nats/token", quantized.kl_to_reference, nats),
+        ("top-1 agreement", quantized.top1_agreement, "{:.4f}".format),
     ):
         if value is not None:
-            yield f"| {name} | | {value:.4f} | |"
+            yield f"| {name} | | {form(value)} | |"
     if task is not None:
         low, high = task.interval
         yield (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from advisor.cli.options import Json
+from tuners.nats import nats
 
 if TYPE_CHECKING:
     from tuners.budget import Budget
@@ -121,7 +122,7 @@ def _with_times(known: Front, run: Path) -> Front:
 
 def _words(point: MeasuredPlan) -> str:
     counts = ", ".join(f"{n} x {f}" for f, n in point.plan.counts().most_common())
-    return f"{point.bits_per_weight:.3f} bits per weight, KL {point.quality.kl:.4f} measured ({counts})"
+    return f"{point.bits_per_weight:.3f} bits per weight, KL {nats(point.quality.kl)} measured ({counts})"
 
 
 def _table(known: Front) -> None:
@@ -138,7 +139,7 @@ def _table(known: Front) -> None:
         listing.add_row(
             f"{point.bits_per_weight:.3f}",
             size(point.unit_bytes + known.fixed_bytes),
-            f"{point.quality.kl:.4f}",
+            nats(point.quality.kl),
             f"{point.quality.perplexity:.2f}",
             *([f"{point.speed.decode_ms.value:.3g}"] if timed and point.speed else []),
             ", ".join(f"{n} x {f}" for f, n in point.plan.counts().most_common()),

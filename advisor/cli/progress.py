@@ -19,6 +19,7 @@ from tuners.events import (
     StageStarted,
     TrialFinished,
 )
+from tuners.nats import nats
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -116,7 +117,7 @@ class Bar:
                 self._advance(event.stage, event.done, event.total, None, event.unit)
                 return
             if isinstance(event, TrialFinished):
-                best = "" if event.best_kl is None else f"best KL {event.best_kl:.4f}"
+                best = "" if event.best_kl is None else f"best KL {nats(event.best_kl)}"
                 self._advance(event.stage, event.number + 1, event.trials_total, None, best)
                 return
             if isinstance(event, (StageFinished, StageFailed)):
@@ -159,12 +160,14 @@ def line(event: Event) -> str | None:
     if isinstance(event, SensitivityMeasured):
         return f"{event.stage}: {event.done}/{event.total} ({event.unit} {event.format})"
     if isinstance(event, TrialFinished):
-        kl = "-" if event.kl is None else f"{event.kl:.4f}"
-        best = "-" if event.best_kl is None else f"{event.best_kl:.4f}"
+        kl = "-" if event.kl is None else nats(event.kl)
+        best = "-" if event.best_kl is None else nats(event.best_kl)
         number = f"{event.number + 1}/{event.trials_total}"
         return f"trial {number}: {event.label} {event.state}, KL {kl}, best {best}"
     if isinstance(event, FrontPoint):
-        return f"front: {event.label}: KL {event.kl:.4f} at {event.bits_per_weight:.2f} bits ({event.split})"
+        return (
+            f"front: {event.label}: KL {nats(event.kl)} at {event.bits_per_weight:.2f} bits ({event.split})"
+        )
     if isinstance(event, Measured):
         predicted = "-" if event.predicted is None else f"{event.predicted:g}"
         measured = f"{event.measured:g} {event.unit}".rstrip()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiles.errors import ExitCode
+from tuners.nats import nats, signed
 
 if TYPE_CHECKING:
     from profiles.provenance import Figure
@@ -108,15 +109,15 @@ def _show_search(found: SearchResult) -> None:
             point.label,
             f"{point.bits_per_weight:.3f}",
             size(point.unit_bytes + found.fixed_bytes),
-            f"{point.quality.kl:.4f}",
+            nats(point.quality.kl),
             f"{point.quality.perplexity:.3f}",
             f"{point.quality.top1:.1%}",
         )
     out.print(rows)
     for other in found.comparisons:
         out.print(
-            f"against {other.other}{_at(found, other.other)}: KL {other.difference:+.4f} "
-            f"(95 %: {other.low:+.4f} to {other.high:+.4f}): {other.verdict}",
+            f"against {other.other}{_at(found, other.other)}: KL {signed(other.difference)} "
+            f"(95 %: {signed(other.low)} to {signed(other.high)}): {other.verdict}",
             markup=False,
         )
     for line in (sensitivity_words(found), memory_words(found)):
@@ -171,8 +172,8 @@ def _range(figure: Figure) -> str:
 
 def _kv_words(kv: KvCost) -> str:
     return (
-        f"KV cache in {kv.dtype}: KL {kv.kl_without:.4f} -> {kv.kl_with:.4f} ({kv.difference:+.4f}, "
-        f"95 %: {kv.low:+.4f} to {kv.high:+.4f}), perplexity {kv.perplexity_with:.3f} "
+        f"KV cache in {kv.dtype}: KL {nats(kv.kl_without)} -> {nats(kv.kl_with)} ({signed(kv.difference)}, "
+        f"95 %: {signed(kv.low)} to {signed(kv.high)}), perplexity {kv.perplexity_with:.3f} "
         "(measured on held-out text, the cache imitated in torch)"
     )
 

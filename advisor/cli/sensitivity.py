@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from advisor.cli.options import Count, Formats, Gpu, Json, Offline, Quiet, TrustToRun
+from tuners.nats import nats, signed
 
 if TYPE_CHECKING:
     from profiles.models.schema import ModelProfile
@@ -210,9 +212,9 @@ def _show_uniform(measured: TaskSensitivity, profile: TaskProfile) -> None:
         change, scored = row.score_change, row.score
         rows.add_row(
             row.family,
-            _span(row.kl, "{:.4f}", few=few),
-            _span(row.top1, "{:.0%}", few=few),
-            _span(row.perplexity_ratio, "{:.3f}", few=few),
+            _span(row.kl, nats, few=few),
+            _span(row.top1, "{:.0%}".format, few=few),
+            _span(row.perplexity_ratio, "{:.3f}".format, few=few),
             row.verdict,
             "-" if scored is None else f"{scored.value:.2f}",
             "-" if change is None else f"{change.value:+.2f} ({change.low:+.2f} to {change.high:+.2f})",
@@ -220,9 +222,9 @@ def _show_uniform(measured: TaskSensitivity, profile: TaskProfile) -> None:
     console().print(rows)
 
 
-def _span(figure: Figure, form: str, *, few: bool) -> str:
+def _span(figure: Figure, form: Callable[[float], str], *, few: bool) -> str:
     """A value with its interval; a single sample has none."""
-    value, low, high = (form.format(x) for x in (figure.value, figure.low, figure.high))
+    value, low, high = (form(x) for x in (figure.value, figure.low, figure.high))
     return f"{value} (1 sample)" if few else f"{value} ({low}-{high})"
 
 
@@ -270,7 +272,7 @@ def _show_map(tasks: tuple[TaskSensitivity, ...]) -> None:
     console().print(rows)
     for task in tasks:
         top = sorted(task.units, key=lambda u: -u.kl)[:5]
-        named = ", ".join(f"{u.unit.removeprefix('model.')} {u.kl:.4f}±{u.error:.4f}" for u in top)
+        named = ", ".join(f"{u.unit.removeprefix('model.')} {nats(u.kl)}±{nats(u.error)}" for u in top)
         console().print(f"{task.task}, most sensitive: {named}", markup=False)
 
 
@@ -292,11 +294,11 @@ def _show_crossings(found: TasksResult) -> None:
         right=(2, 4),
     )
     for cross in found.crossings:
-        against = f"{cross.difference:+.4f} ({cross.low:+.4f} to {cross.high:+.4f})"
+        against = f"{signed(cross.difference)} ({signed(cross.low)} to {signed(cross.high)})"
         own = cross.verdict == "own plan"
         share = f"{cross.difference / max(cross.own_kl, 1e-12):+.0%}"
         rows.add_row(
-            cross.plan_for, cross.measured_on, f"{cross.kl:.4f}", "" if own else against,
+            cross.plan_for, cross.measured_on, nats(cross.kl), "" if own else against,
             "" if own else share, cross.verdict,
         )  # fmt: skip
     out.print(rows)

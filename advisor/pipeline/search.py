@@ -12,6 +12,7 @@ from advisor.pipeline.inputs import RunInputs
 from advisor.pipeline.stage import StageContext, run_stage, versions
 from advisor.workspace import Workspace
 from profiles.errors import UsageError
+from tuners.nats import nats
 
 if TYPE_CHECKING:
     from profiles.tasks.schema import TaskProfile
@@ -166,7 +167,7 @@ def summary(result: SearchResult) -> str:
     plan = result.held_out[0]
     counts = ", ".join(f"{count} x {name}" for name, count in plan.plan.counts().most_common())
     return (
-        f"{plan.bits_per_weight:.3f} bits per weight ({counts}), held-out KL {plan.quality.kl:.4f}, "
+        f"{plan.bits_per_weight:.3f} bits per weight ({counts}), held-out KL {nats(plan.quality.kl)}, "
         f"{result.trials} trials"
     )
 

@@ -69,7 +69,7 @@ def front(points: Sequence[Point]) -> Chart:
                 "textposition": "top right",
                 "textfont": {"size": 10},
                 "customdata": [[p.perplexity, p.top1 * 100, p.checkpoint_bytes / 2**20] for p in shown],
-                "hovertemplate": "%{text}<br>%{x:.3f} bits, %{customdata[2]:.1f} MiB<br>KL %{y:.4f}, "
+                "hovertemplate": "%{text}<br>%{x:.3f} bits, %{customdata[2]:.1f} MiB<br>KL %{y:.3g}, "
                 "perplexity %{customdata[0]:.3f}, same top token %{customdata[1]:.1f} %<extra></extra>",
                 "marker": {
                     "size": [15 if p.chosen else 9 for p in shown],

@@ -9,6 +9,7 @@ from advisor.cli.output import shown
 from advisor.report.schema import Known
 from profiles.provenance import Provenance
 from profiles.sizes import size
+from tuners.nats import nats
 
 if TYPE_CHECKING:
     from advisor.pipeline.facts import Facts
@@ -71,7 +72,7 @@ def _searched(found: SearchResult | None) -> Iterator[Known]:
     yield _exact("budget for the checkpoint", size(found.budget_bytes + found.fixed_bytes), "budget.json")
     yield _measured("perplexity of the original", f"{found.perplexity_original:.3f}", where)
     yield _measured("perplexity of the plan", f"{best.quality.perplexity:.3f}", where)
-    yield _measured("KL to the original, nats per token", f"{best.quality.kl:.4f}", where)
+    yield _measured("KL to the original, nats per token", nats(best.quality.kl), where)
     yield _measured("same top token", f"{best.quality.top1:.1%}", where)
     if best.speed is not None:
         for words, figure in (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from advisor.report.schema import Reason
 from profiles.provenance import Provenance
+from tuners.nats import nats, signed
 
 if TYPE_CHECKING:
     from advisor.pipeline.facts import Facts
@@ -85,7 +86,7 @@ def _worst(facts: Facts, plan: PrecisionPlan, table: SensitivityTable) -> Iterat
     )
     for name in worst[:SHOWN]:
         yield Reason(
-            text=f"{name} alone in {cheapest[name]} costs KL {scores[name][cheapest[name]]:.4f}: "
+            text=f"{name} alone in {cheapest[name]} costs KL {nats(scores[name][cheapest[name]])}: "
             f"the plan gives it {plan.formats.get(name, '-')}.",
             provenance=Provenance.MEASURED,
             source=f"sensitivity.json, {table.tokens:,} tokens",
@@ -95,8 +96,8 @@ def _worst(facts: Facts, plan: PrecisionPlan, table: SensitivityTable) -> Iterat
 def _compared(found: SearchResult | None) -> Iterator[Reason]:
     for other in found.comparisons if found else ():
         yield Reason(
-            text=f"Against {other.other}: KL {other.difference:+.4f} "
-            f"(95 % interval {other.low:+.4f} to {other.high:+.4f}): {other.verdict}.",
+            text=f"Against {other.other}: KL {signed(other.difference)} "
+            f"(95 % interval {signed(other.low)} to {signed(other.high)}): {other.verdict}.",
             provenance=Provenance.MEASURED,
             source="search.json, paired on held-out text",
         )

@@ -11,6 +11,7 @@ from advisor.report.collect import collect
 from advisor.report.schema import RunReport
 from advisor.workspace import write_text
 from profiles.errors import EnvironmentProblem
+from tuners.nats import nats
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -87,7 +88,7 @@ def _environment(*, autoescape: bool) -> Environment:
         loader=PackageLoader("advisor.report", "templates"), autoescape=autoescape,
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    env.filters |= {"size": size, "duration": duration, "cell": _cell, "amount": _amount}
+    env.filters |= {"size": size, "duration": duration, "cell": _cell, "amount": _amount, "nats": nats}
     return env
 
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from tuners.nats import nats
+
 if TYPE_CHECKING:
     from advisor.tui.run_state import RunState
     from advisor.tui.session import Session
@@ -108,6 +110,6 @@ def status(session: Session, state: RunState, pid: int | None) -> str:
     if state.trials:
         parts.append(f"trial {len(state.trials)}/{state.trials[-1].trials_total}")
     best = state.best_trial
-    if best is not None:
-        parts.append(f"best KL {best.kl:.3g}")
+    if best is not None and best.kl is not None:
+        parts.append(f"best KL {nats(best.kl)}")
     return " │ ".join(parts)

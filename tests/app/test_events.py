@@ -90,7 +90,7 @@ def test_a_trial_line_says_what_was_measured() -> None:
         number=4, label="TPE", state="complete", kl=0.2, weight_bytes=1, bits_per_weight=5.5, best_kl=0.1,
         trials_total=32, seconds=3,
     )  # fmt: skip
-    assert progress.line(trial) == "trial 5/32: TPE complete, KL 0.2000, best 0.1000"
+    assert progress.line(trial) == "trial 5/32: TPE complete, KL 0.200, best 0.100"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 from tests.tuners.test_search import spec
 from tests.tuners.test_solver import make_unit
 from tuners.evaluate_schema import Quality, SequenceLoss
+from tuners.nats import nats, signed
 from tuners.plan import PrecisionPlan, Unit
 from tuners.search.pace import Pace
 from tuners.search.report import Reporter
@@ -100,3 +101,10 @@ def test_the_winner_is_the_best_on_the_selection_text_whatever_trials_and_report
     assert best.plan.formats == finalists[1].formats
     assert set(select.measured) >= {p.key for p in finalists}
     assert evaluate.measured == []
+
+
+def test_small_losses_keep_three_digits() -> None:
+    assert [nats(x) for x in (0.0000347, 0.0584, 0.05, 0.137, 1.5, 123.4, 0.0)] == [
+        "3.47e-05", "0.0584", "0.0500", "0.137", "1.50", "123", "0",
+    ]  # fmt: skip
+    assert [signed(x) for x in (0.0584, -0.0000347, 0.0)] == ["+0.0584", "-3.47e-05", "0"]

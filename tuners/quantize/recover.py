@@ -35,6 +35,7 @@ from profiles.provenance import Contract
 from profiles.tasks.split import fingerprint
 from tuners.events import Emit, Message, Ticker
 from tuners.model.host import ModelHost
+from tuners.nats import nats
 from tuners.plan import PrecisionPlan, Unit
 from tuners.quantize.schema import RecoverResult
 from tuners.quantize.served import linears
@@ -124,7 +125,7 @@ def recover_checkpoint(folder: Path, spec: RecoverSpec, emit: Emit) -> RecoverRe
     kept, before, after = trained.run(emit)
     if kept:
         write_changed(folder, student)
-    text = f"recovery: KL on the checked text {before:.4f} -> {after:.4f}"
+    text = f"recovery: KL on the checked text {nats(before)} -> {nats(after)}"
     emit(Message(stage=STAGE, text=text if kept else f"{text}: the checkpoint stays as it was"))
     return RecoverResult(
         steps=spec.steps,
@@ -258,10 +259,10 @@ class _Training:
         every = max(1, self.spec.steps // CHECKS)
         for step, rows in zip(range(1, self.spec.steps + 1), self.batches(), strict=False):
             loss = self.step(rows, self.rate(step))
-            text = f"recovery, step {step} of {self.spec.steps}, KL {loss:.4f}"
+            text = f"recovery, step {step} of {self.spec.steps}, KL {nats(loss)}"
             if step % every == 0 or step == self.spec.steps:
                 found = self.checked()
-                text += f", checked {found:.4f}"
+                text += f", checked {nats(found)}"
                 if found < best:
                     best, state = found, self.state()
             tick(step, text)

@@ -9,6 +9,7 @@ from profiles.errors import InfeasibleError, UsageError
 from profiles.sizes import size
 from tuners.budget import Budget
 from tuners.latency.speed import Clockwork
+from tuners.nats import nats
 from tuners.search.schema import Front, MeasuredPlan
 
 
@@ -70,7 +71,7 @@ def fastest_below(front: Front, budget: Budget, max_kl: float) -> MeasuredPlan:
     if best.quality.kl > max_kl:
         raise InfeasibleError(
             "no measured plan within the budget keeps the limit on the KL",
-            got=f"KL {best.quality.kl:.4f} at {best.bits_per_weight:.3f} bits per weight",
+            got=f"KL {nats(best.quality.kl)} at {best.bits_per_weight:.3f} bits per weight",
             allowed=f"at most {max_kl:g}",
             next_step=f"a larger budget, or advisor tune MODEL --objective fastest --max-kl {max_kl:g}",
         )

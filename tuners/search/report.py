@@ -11,6 +11,7 @@ from tuners.evaluate import Evaluator, paired_difference
 from tuners.evaluate_schema import Quality
 from tuners.events import Emit, FrontPoint, Message, StageFinished, StageStarted, Ticker
 from tuners.model.kv_cache import kv_spans, rounded_cache
+from tuners.nats import nats, signed
 from tuners.plan import PrecisionPlan, uniform
 from tuners.search.front import efficient
 from tuners.search.front_study import FrontStudy
@@ -157,7 +158,7 @@ class Reporter:
             least = min(measured, key=lambda m: m.quality.kl)
             raise InfeasibleError(
                 "no measured plan within the budget keeps the limit on the KL",
-                got=f"KL {least.quality.kl:.4f} on the selection split, {least.bits_per_weight:.3f} bits",
+                got=f"KL {nats(least.quality.kl)} on the selection split, {least.bits_per_weight:.3f} bits",
                 allowed=f"at most {most:g}",
                 next_step="a higher --max-kl, a larger --budget, or more --trials",
             )
@@ -177,7 +178,7 @@ class Reporter:
             notes.append(f"predicted: {ms:.4g} ms per token at batch {goal.batch}{asked}")
         if goal.max_kl is not None:
             kept = "within" if best.quality.kl <= goal.max_kl else "ABOVE"
-            notes.append(f"held-out KL {best.quality.kl:.4f}: {kept} the {goal.max_kl:g} asked for")
+            notes.append(f"held-out KL {nats(best.quality.kl)}: {kept} the {goal.max_kl:g} asked for")
         return tuple(notes)
 
     def front(self, search: PlanSearch, best: MeasuredPlan) -> Front:
@@ -241,7 +242,7 @@ class Reporter:
                     stage="evaluate",
                     text=f"held-out KL at {best.bits_per_weight:.2f} bits against {other.label} "
                     f"at {other.bits_per_weight:.2f}: "
-                    f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]: {verdict}",
+                    f"{signed(mean)} [{signed(low)}, {signed(high)}]: {verdict}",
                 )
             )
         return tuple(out)

@@ -13,6 +13,7 @@ from tuners.evaluate import counted_tokens, paired_difference
 from tuners.evaluate_schema import token_mean
 from tuners.events import Progress
 from tuners.model.items import Sequences
+from tuners.nats import signed
 from tuners.plan import Unit
 from tuners.sensitivity.stopping import LEAST_SEQUENCES, rank_correlation
 from tuners.sensitivity.task_schema import Correlation, Crossing, TaskSensitivity
@@ -102,8 +103,8 @@ def conclude(
         worst = max(costly, key=lambda c: c.difference / c.own_kl)
         return (
             f"different plans are worth it: the plan for {worst.plan_for} costs {worst.measured_on} "
-            f"{worst.difference / worst.own_kl:+.0%} of its loss at equal bytes (95 %: {worst.low:+.4f} to "
-            f"{worst.high:+.4f} nats per token)"
+            f"{worst.difference / worst.own_kl:+.0%} of its loss at equal bytes "
+            f"(95 %: {signed(worst.low)} to {signed(worst.high)} nats per token)"
         )
     told = len(others) == sum(c.verdict != "own plan" for c in crossed)
     sure = told and all(c.high <= MATTERS * c.own_kl for c in others)
@@ -115,6 +116,6 @@ def conclude(
     )
     return (
         f"{said}: the worst exchange costs {worst.difference / max(worst.own_kl, 1e-12):+.0%} of the loss "
-        f"({worst.plan_for} on {worst.measured_on}, 95 %: {worst.low:+.4f} to {worst.high:+.4f}); "
+        f"({worst.plan_for} on {worst.measured_on}, 95 %: {signed(worst.low)} to {signed(worst.high)}); "
         f"rank correlation of the units at least {least:.2f}"
     )

@@ -16,6 +16,7 @@ from textual.widgets import Static
 from advisor.tui import run_files
 from advisor.tui.widgets.layer_grid import plan_text
 from advisor.tui.widgets.lists import Scroll
+from tuners.nats import nats
 
 
 class CompareScreen(ModalScreen[None]):
@@ -65,7 +66,7 @@ def side_text(root: Path, width: int) -> Text:
     rows = (
         ("plan", plan.label or plan.key),
         ("bits per weight", None if found.bits is None else f"{found.bits:.3f} (exact)"),
-        ("KL", None if found.kl is None else f"{found.kl:.4f} (measured, held-out text)"),
+        ("KL", None if found.kl is None else f"{nats(found.kl)} (measured, held-out text)"),
         (
             "perplexity",
             None

@@ -23,6 +23,7 @@ from advisor.tui.widgets.lists import Table
 from advisor.tui.words import duration, plain
 from advisor.workspace import RUNS_DIR
 from tuners.events import Event
+from tuners.nats import nats
 
 
 class RunsScreen(AdvisorScreen):
@@ -274,7 +275,7 @@ def _outcome(found: run_files.Outcome) -> tuple[str | Text, ...]:
         verdict = plain("✓ passed", "green") if found.passed else plain("✗ failed", "red")
     return (
         "-" if found.bits is None else f"{found.bits:.3f}",
-        "-" if found.kl is None else f"{found.kl:.4f}",
+        "-" if found.kl is None else nats(found.kl),
         verdict,
     )
 

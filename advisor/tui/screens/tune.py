@@ -26,6 +26,7 @@ from advisor.tui.widgets.tune_form import TuneForm
 from advisor.tui.words import duration, plain, size
 from profiles.errors import AdvisorError
 from tuners.events import Event, TrialFinished
+from tuners.nats import nats
 
 REDRAW_GAP_S = 0.4
 """The plot is drawn at most this often, however many events come."""
@@ -300,7 +301,7 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, f o
             cells = (
                 f"{'* ' if better else ''}{t.number}",
                 t.state,
-                "-" if t.kl is None else f"{t.kl:.3g}",
+                "-" if t.kl is None else nats(t.kl),
                 f"{t.bits_per_weight:.3f}",
                 "-" if t.decode_ms is None else f"{t.decode_ms:.3g}",
                 f"{t.seconds:.1f}",
@@ -325,7 +326,7 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, f o
         if self._picked is not None:
             t = self._picked
             formats, title = t.formats, f"Trial {t.number}: {t.label}, {t.bits_per_weight:.3f} bits"
-            title += "" if t.kl is None else f", KL {t.kl:.3g} measured"
+            title += "" if t.kl is None else f", KL {nats(t.kl)} measured"
         elif final is not None:
             formats, title = final.formats, f"Plan: {final.label or 'plan.yaml'}"
         elif line is not None:
@@ -336,7 +337,7 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, f o
                 found = min(under, key=lambda i: i.kl)
                 formats = found.formats
                 title = f"Best under {line:.2f} bits: {found.label}, {found.bits:.3f} bits, "
-                title += f"KL {found.kl:.3g} measured"
+                title += f"KL {nats(found.kl)} measured"
                 if found.decode_ms is not None:
                     title += f", {found.decode_ms:.3g} ms/token predicted"
             else:
