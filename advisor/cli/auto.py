@@ -56,6 +56,7 @@ def auto(
     ] = None,
     formats: Formats = None,
     trials: Annotated[int, Parameter(name="--trials", help="Optuna trials of the first search.")] = 32,
+    memory: Annotated[str, Parameter(name="--memory", help="As for tune.")] = "auto",
     max_trials: Annotated[
         int | None, Parameter(name="--max-trials", help="How many it may become; none: twice as many.")
     ] = None,
@@ -87,9 +88,11 @@ def auto(
     from advisor.pipeline.validate import check_machine
     from advisor.recommend import parse_use
     from profiles.errors import UsageError
+    from tuners.budget import parse_memory
 
     if attempts < 1 or (max_trials is not None and max_trials < 0):
         raise UsageError("options out of range", got=f"--attempts {attempts}", allowed="at least 1")
+    parse_memory(memory)  # a wrong one is refused before anything starts
     known_use = parse_use(use)
     inputs = make_inputs(
         model=model,
@@ -103,6 +106,7 @@ def auto(
         serving=serving_spec(serving),
         seed=seed,
         trials=trials,
+        memory=memory,
         calibration_samples=calibration_samples,
         **weights.changes(),
         trust_remote_code=trust_remote_code,

@@ -14,6 +14,7 @@ from tuners.model.calibrate import build_variants, collect_hessians
 from tuners.model.host import ModelHost, model_feed
 from tuners.model.variants import VariantStore
 from tuners.plan import Unit, UnitLinear, uniform
+from tuners.search.prices import depths
 from tuners.units import build_units, fixed_bytes, fixed_reasons
 
 
@@ -86,3 +87,11 @@ def test_a_rounded_head_costs_one_suffix_of_no_blocks(tmp_path: Path) -> None:
             full = host.logits(ids)
             assert not torch.equal(full, before)
             assert torch.allclose(full, host.logits_from(2, ids, inputs), atol=1e-5)
+
+
+def test_the_head_comes_after_the_last_block_not_before_the_first() -> None:
+    units = build_units(read_model("Qwen/Qwen3-8B", offline=True), gpu())
+    places, last = depths(units)
+    assert last == 35
+    assert places["lm_head"] == 1.0
+    assert {places[u.name] for u in units if u.block == 0} == {0.0}

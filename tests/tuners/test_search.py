@@ -265,3 +265,19 @@ def test_a_quick_search_does_not_stream(tiny_model_dir: Path, tiny_units: list[U
     assert "--sensitivity fast --memory streamed" in str(info.value.next_step)
     with pytest.raises(EnvironmentProblem, match="not enough memory for a quick search"):
         search(quick_spec(tiny_model_dir, tiny_units, tmp_path / "b", memory_bytes=2**20))
+
+
+def test_the_cache_is_within_its_limit_after_a_search_too(
+    tiny_model_dir: Path, tiny_units: list[Unit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADVISOR_CACHE_LIMIT_GIB", str(2**20 / 2**30))
+    job = quick_spec(tiny_model_dir, tiny_units, tmp_path / "run")
+    other = job.run_dir / "cache" / "other"
+
+    def make_other(event: Event) -> None:
+        if event.kind == "stage_started" and event.stage == "select":  # as if another search had grown it
+            other.mkdir(parents=True)
+            (other / "x.safetensors").write_bytes(b"0" * 2**20)
+
+    run_child("tuners.search.job", job, emit=make_other, log_path=tmp_path / "log.txt", stage="search")
+    assert not other.exists()

@@ -74,6 +74,7 @@ def run(spec: SearchSpec, emit: Emit) -> SearchResult:
     _write(spec.run_dir / "front.json", front.model_dump_json())
     _write(spec.run_dir / "search.json", result.model_dump_json(indent=1))
     _write(spec.run_dir / "plan.yaml", best.plan.to_yaml())
+    setup.trim_cache(emit)  # this search has grown it
     return result
 
 

@@ -104,9 +104,9 @@ def scores_of(
     if not weights:
         weights = {next(iter(prices.weights)): 1.0}
     base = blend(signals, weights, prices.exponent)
-    last = max((u.block or 0) for u in units)
+    places, last = depths(units)
     for unit in units:
-        place = (unit.block or 0) / max(last, 1)
+        place = places[unit.name]
         factor = prices.roles.get(unit.role, 1.0) * float(
             np.exp(np.interp(place, (0, 0.5, 1), np.log(prices.depth)))
         )
@@ -120,6 +120,13 @@ def scores_of(
                 factor * prices.families.get(family_of(fmt), 1.0) * learned.get(fmt, 1.0) ** prices.residual
             )
     return base
+
+
+def depths(units: Sequence[Unit]) -> tuple[dict[str, float], int]:
+    """Place of each unit from the first block (0) to the last (1), and the last block; units outside the
+    blocks (the head) come after the last one."""
+    last = max((u.block for u in units if u.block is not None), default=0)
+    return {u.name: 1.0 if u.block is None else u.block / max(last, 1) for u in units}, last
 
 
 def family_of(fmt: str) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tuners.plan import Unit
+from tuners.search.prices import depths
 
 PENALTIES = np.logspace(-4, 2, 25)
 FACTOR_RANGE = (0.5, 2.0)
@@ -35,9 +36,9 @@ def correction(
     distinct = {tuple(sorted(formats.items())): (formats, kl) for formats, kl in observed}
     if len(distinct) < MIN_PLANS:
         return None
-    last = max((u.block or 0) for u in units)
+    places, _ = depths(units)
     bucket_of = {
-        (u.name, f): (u.role, int(2.999 * (u.block or 0) / max(last, 1)), f)
+        (u.name, f): (u.role, int(2.999 * places[u.name]), f)
         for u in units
         for f in u.options
         if f in scores.get(u.name, {})

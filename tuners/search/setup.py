@@ -39,11 +39,9 @@ class Setup:
             streamed=self.streamed,
             dtype=getattr(torch, self.memory.compute),
         )
-        root = spec.cache_dir or spec.run_dir / "cache"
-        self.cache = root / self._key()
+        self.cache = (spec.cache_dir or spec.run_dir / "cache") / self._key()
         cache.touch(self.cache)
-        for dropped in cache.trim(root, self.cache, cache.limit_bytes()):
-            emit(Message(stage="load", text=f"cache over its limit: {dropped.name} removed"))
+        self.trim_cache(emit)
         self.calibration, self.scored = self._search_texts(emit)
         self.store = self._store()
         self.search = self._evaluator("search", self.scored)
@@ -53,6 +51,11 @@ class Setup:
         self.evaluate = self._evaluator(
             "evaluate", self._sequences("evaluate", self.settings.evaluate_sequences, emit)
         )
+
+    def trim_cache(self, emit: Emit) -> None:
+        """Remove the least recently used folders of other searches while the cache is over its limit."""
+        for dropped in cache.trim(self.cache.parent, self.cache, cache.limit_bytes()):
+            emit(Message(stage="load", text=f"cache over its limit: {dropped.name} removed"))
 
     def _store(self) -> VariantStore:
         used, rounds = self.settings, self.spec.rounds
