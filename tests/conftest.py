@@ -1,4 +1,4 @@
-"""What the engine tests of every folder share: one run of the demo on the real model, made once."""
+"""What the engine tests of every folder share: the demo's model, and one run of the demo, made once."""
 
 from __future__ import annotations
 
@@ -46,6 +46,14 @@ def advisor(*tokens: str, code: int = 0) -> tuple[Any, str]:
     )
     assert done.returncode == code, done.stderr[-3000:]
     return json.loads(done.stdout), done.stderr
+
+
+@pytest.fixture(scope="session")
+def demo_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's model alone, prepared as the demo prepares it."""
+    from advisor.demo_model import prepare
+
+    return prepare(lambda _event: None, tmp_path_factory.mktemp("prepare") / "log", CACHE)
 
 
 class DemoRun(NamedTuple):

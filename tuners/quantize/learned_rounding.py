@@ -2,7 +2,8 @@
 
 Version 0.14 looks for its targets by their names within the block, so exact names of the whole model never
 match, and it tunes every linear of the block that has no format of its own. Here targets are found by their
-full names and all others are left out of the tuning.
+full names and all others are left out of the tuning. It also hands the last tuned block's output to the next
+tuned one, as if no other block lay between.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class AutoRoundModifier(autoround.AutoRoundModifier):  # type: ignore[misc]
         ]
 
     def apply_autoround(self, state: Any, modules: list[torch.nn.Module]) -> None:
-        """Nothing is done for a block without a target."""
+        """Nothing is done for a block without a target; the next one is tuned on its own captured inputs."""
         blocks = [m for m in modules or [] if self._is_decoding_layer(m)]
         if any(self._match_autoround_targets(block) for block in blocks):
             super().apply_autoround(state, modules)
+        else:
+            self._q_input = None
