@@ -138,9 +138,9 @@ def search_memory(
     if asked != "auto":
         reason = ASKED
     elif mode == "resident":
-        reason = f"the whole model needs {needs_resident:,} B of the {limit:,} B allowed"
+        reason = f"the whole model needs {size(needs_resident)} of the {size(limit)} allowed"
     else:
-        reason = f"the whole model would need {needs_resident:,} B, {limit:,} B are allowed"
+        reason = f"the whole model would need {size(needs_resident)}, {size(limit)} are allowed"
     formats = {(u.name, f): u.bytes_as(f) for u in units for f in u.options if f != "BF16"}
     scratch = (sizes.count + 1) * sizes.states(settings.probe_sequences) if mode == "streamed" else 0
     return SearchMemory(
@@ -178,8 +178,8 @@ def _check_quick(asked: Memory, needs_bytes: int, limit_bytes: int) -> None:
     if asked == "auto" and needs_bytes > limit_bytes:
         raise EnvironmentProblem(
             "not enough memory for a quick search: it holds the whole model",
-            got=f"needs {needs_bytes:,} B",
-            allowed=f"{limit_bytes:,} B",
+            got=f"needs {size(needs_bytes)}",
+            allowed=size(limit_bytes),
             next_step="--sensitivity fast reads the model block by block",
         )
 
