@@ -113,6 +113,9 @@ def test_a_wrong_value_is_marked_at_its_field_and_starts_nothing() -> None:
         await pilot.press("up", *"0.1", "enter", *"much", "enter")
         await shows(app, pilot, "memory: not a memory limit; allowed: auto, resident, streamed")
         assert wrong() == ["memory"]
+        await pilot.press("up", *"streamed", "enter", *["right"] * 9, "escape", "s")
+        await shows(app, pilot, "memory: a quick search holds the whole model")
+        assert wrong() == ["memory"]
 
     drive(scenario, gpu=None, model="m", size=(80, 24))
 

@@ -229,8 +229,14 @@ class TuneForm(Container):
 
     def _memory_problem(self) -> str:
         from tuners.budget import parse_memory
+        from tuners.search.memory import check_quick_memory
 
-        return _refusal(lambda: parse_memory(self._field("memory")))
+        def check() -> None:
+            how, _ = parse_memory(self._field("memory"))
+            if self.query_one("#sensitivity", Stepper).value == "quick":
+                check_quick_memory(how)
+
+        return _refusal(check)
 
     @property
     def _objective(self) -> str:
