@@ -19,6 +19,9 @@ ROUNDED = (*E4M3, "fp8_e5m2", "int8", "int8_per_token_head", "fp8_per_token_head
 """Dtypes whose rounding the search imitates (`tuners/model/kv_cache.py`)."""
 
 ON_CPU = ("auto", *E4M3, "fp8_e5m2")
+CPU_FP8_ISA = ("avx512f", "amx_tile")
+"""Without one of these vLLM's CPU attention starts with no FP8 cache: "FP8 KV cache on CPU requires x86 with
+AVX-512 or AMX" (`v1/attention/backends/cpu_attn.py`)."""
 
 LOWEST_SM = {
     "bfloat16": 80,
@@ -40,8 +43,10 @@ def kv_problem(dtype: str, device: Device) -> str | None:
     if dtype == "auto":
         return None
     if device.kind is DeviceKind.CPU:
-        if dtype in ON_CPU:
+        if dtype in ON_CPU and not set(CPU_FP8_ISA).isdisjoint(device.isa):
             return None
+        if dtype in ON_CPU:
+            return f"vLLM's CPU attention takes {dtype} for the KV cache with AVX-512 or AMX alone"
         return f"vLLM's CPU attention takes {', '.join(ON_CPU)} for the KV cache, not {dtype}"
     lowest, sm = LOWEST_SM.get(dtype), device.sm or 0
     if device.kind is DeviceKind.CUDA and lowest is not None and sm < lowest:

@@ -20,7 +20,8 @@ FORMATS = {
     "W4A8_G64": "CPUWNA16LinearKernel",
     "W4A16_G64+fp8_e4m3": "CPUWNA16LinearKernel",
 }
-NEEDS_AMX = {"FP8_BLOCK", "W4A8_G64"}
+NEEDS = {"FP8_BLOCK": "amx_tile", "W4A8_G64": "amx_tile", "W4A16_G64+fp8_e4m3": "avx512f"}
+"""What the engine asks of the CPU (profiles/formats/kernels.py, kv_cache.py)."""
 
 IMITATED = 0.3
 """Largest KL between imitation and engine, as a share of what the format itself costs. The engine computes in
@@ -28,14 +29,15 @@ bfloat16, the imitation in float32: values that fall on the other side of a roun
 (measured 0.06 to 0.22; with another kind of rounding imitated it is 0.6 and more)."""
 
 
-def amx() -> bool:
-    return "amx_tile" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+def runs(name: str) -> bool:
+    """Whether this CPU has what the format needs."""
+    return NEEDS.get(name, "") in Path("/proc/cpuinfo").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What vLLM made of each format, in one child process."""
-    names = [n for n in FORMATS if amx() or n not in NEEDS_AMX]
+    names = [n for n in FORMATS if runs(n)]
     run = subprocess.run(
         [
             sys.executable,
@@ -58,7 +60,7 @@ def test_vllm_serves_the_format_as_the_search_imitates_it(
     served: dict[str, dict[str, Any]], name: str
 ) -> None:
     if name not in served:
-        pytest.skip("this CPU has no AMX: the format is not in its menu")
+        pytest.skip(f"this CPU has no {NEEDS[name]}: the format is not in its menu")
     found = served[name]
 
     assert {k for k in found["kernels"] if not k.startswith("Unquantized")} == {FORMATS[name]}

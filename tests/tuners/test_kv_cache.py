@@ -64,12 +64,14 @@ def test_a_dtype_that_is_not_imitated_is_an_error(host: ModelHost) -> None:
         pass
 
 
-def device(kind: DeviceKind, capability: tuple[int, int] | None = None) -> Device:
+def device(
+    kind: DeviceKind, capability: tuple[int, int] | None = None, isa: tuple[str, ...] = ("avx2", "avx512f")
+) -> Device:
     return Device(
         kind=kind,
         name="test",
         total_bytes=Figure.exact(2**34, "B", "test"),
-        isa=("avx2", "avx512f"),
+        isa=isa,
         compute_capability=capability,
     )
 
@@ -79,6 +81,9 @@ def device(kind: DeviceKind, capability: tuple[int, int] | None = None) -> Devic
     [
         ("auto", device(DeviceKind.CPU), True),
         ("fp8_e5m2", device(DeviceKind.CPU), True),
+        ("auto", device(DeviceKind.CPU, isa=("avx2",)), True),
+        ("fp8", device(DeviceKind.CPU, isa=("avx2",)), False),
+        ("fp8_e5m2", device(DeviceKind.CPU, isa=("avx2",)), False),
         ("int8", device(DeviceKind.CPU), False),
         ("fp8", device(DeviceKind.CUDA, (8, 0)), False),
         ("fp8_e5m2", device(DeviceKind.CUDA, (8, 0)), True),
