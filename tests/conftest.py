@@ -56,6 +56,15 @@ def demo_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare(lambda _event: None, tmp_path_factory.mktemp("prepare") / "log", CACHE)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Engine tests first and in one process (`-n 2 --dist loadgroup`): they share the demo's run, and take as
+    long as all the rest, which the other process does meanwhile."""
+    engine = [item for item in items if item.get_closest_marker("engine")]
+    for item in engine:
+        item.add_marker(pytest.mark.xdist_group("engine"))
+    items.sort(key=lambda item: item.get_closest_marker("engine") is None)
+
+
 class DemoRun(NamedTuple):
     """A finished run of the demo: its directory, and what it answered."""
 
