@@ -72,7 +72,7 @@ def test_the_tables_hold_what_was_measured(
     assert answer(root, json=False) == 0
     out = capsys.readouterr().out
     for words in (
-        "Advisor (TPE 7)", "uniform int4", "0.4000", "20.100", "-0.3000", "better",
+        "Advisor (TPE 7)", "uniform int4", "0.400", "20.100", "-0.300", "better",
         "pass: kernels: each as planned", "verdict: passed", "1 min 01 s", "1.00 GiB",
         f"next: advisor export --run {root}",
     ):  # fmt: skip

@@ -66,9 +66,9 @@ SURFACE: dict[str, set[str]] = {
     | WEIGHTS
     | {
         "--budget", "--max-budget", "--task", "--use", "--floor", "--gpu", "--count", "--formats", "--trials",
-        "--max-trials", "--attempts", "--min-context", "--seed", "--calibration-samples", "--revision",
-        "--trust-remote-code", "--run", "--resume", "--no-resume", "--offline", "--yes", "-y", "--dry-run",
-        "--json", "--quiet", "-q",
+        "--max-trials", "--attempts", "--memory", "--min-context", "--seed", "--calibration-samples",
+        "--revision", "--trust-remote-code", "--run", "--resume", "--no-resume", "--offline", "--yes", "-y",
+        "--dry-run", "--json", "--quiet", "-q",
     },
     "quantize": STAGE | WEIGHTS,
     "recover": {"--steps", "--offline", "--yes", "-y", "--dry-run", "--json", "--quiet", "-q"},

@@ -150,6 +150,8 @@ class Reporter:
         good: list[MeasuredPlan] = []
         measured: list[MeasuredPlan] = []
         plans = search.finalists(self.setup.settings.trials)
+        if not plans:  # every trial was pruned, or broke the limit
+            plans = [self.exact(self.table.signals()[0], self.setup.spec.budget_bytes)]
         while plans and len(good) < wanted and len(measured) < 3 * wanted:
             batch, plans = plans[:wanted], plans[wanted:]
             measured += self._stage("select", "choose among finalists", batch, self.setup.select)
