@@ -2,7 +2,8 @@
 on.
 
 * Advisor: its search over the menu of `--rich`, then its own quantizer on the chosen plan (sequential GPTQ
-  with clipped scales, SmoothQuant input scales); the checkpoint on disk is what is judged.
+  with clipped scales, SmoothQuant input scales); the checkpoint on disk is what is judged. A second row adds
+  its recovery (`--recover` steps of distillation on the same calibration text, at the same bytes).
 * AutoRound: AutoScheme's plan, weights tuned by AutoRound (`--iters` steps a block).
 * ModelOpt: `auto_quantize` with AWQ for INT4; the model that it leaves.
 * llm-compressor: GPTQ, one INT4 scheme (at every budget: its INT8 is above them all).
@@ -94,9 +95,10 @@ def children_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def quantized(bench: Bench, plan: PrecisionPlan, name: str) -> QuantizeResult:
-    """Our own checkpoint of a plan, on disk."""
+def quantized(bench: Bench, plan: PrecisionPlan, name: str, recover_steps: int = 0) -> QuantizeResult:
+    """Our own checkpoint of a plan, on disk, recovered when asked."""
     bench.clock.check()
+    splits = bench.spec.task.splits
     scales = bench.out / "input_scales.npz"
     bench.store.save_input_scales(scales)
     spec = QuantizeSpec(
@@ -106,6 +108,8 @@ def quantized(bench: Bench, plan: PrecisionPlan, name: str) -> QuantizeResult:
         out_dir=str(bench.out / "checkpoints" / name),
         calibration_texts=bench.spec.task.splits.search,
         input_scales=str(scales),
+        recover_steps=recover_steps,
+        held_out=tuple(splits.fingerprints("select") | splits.fingerprints("evaluate")),
         overwrite=True,
     )
     found = run_child(
@@ -118,11 +122,12 @@ def quantized(bench: Bench, plan: PrecisionPlan, name: str) -> QuantizeResult:
     return QuantizeResult.model_validate(found)
 
 
-def ours(bench: Bench, formats: dict[str, str], bits: float) -> dict:
+def ours(bench: Bench, formats: dict[str, str], bits: float, recover_steps: int = 0) -> dict:
     """Quantize the plan, and judge the checkpoint."""
     start = children_s()
-    name = f"{PrecisionPlan(formats=formats).key}"
-    checkpoint = quantized(bench, PrecisionPlan(formats=formats, label=f"{bits} bits"), name)
+    name = PrecisionPlan(formats=formats).key + (f"-recovered-{recover_steps}" if recover_steps else "")
+    plan = PrecisionPlan(formats=formats, label=f"{bits} bits")
+    checkpoint = quantized(bench, plan, name, recover_steps)
     seconds = children_s() - start
     answer = bench.out / "checkpoints" / f"{name}.json"
     if not answer.exists():
