@@ -9,8 +9,9 @@ knows the judging text), `time` (Advisor from a cold cache until its plan is as 
 vLLM: engine.py).
 
 AutoScheme and ModelOpt run by their own code (others.py; `--modelopt-python` is an interpreter with
-`nvidia-modelopt`). Quality is measured on WikiText-2, GSM8K and HumanEval, which nobody calibrated on;
-differences to Advisor are paired over sequences with a 95 % bootstrap interval. Everything that was
+`nvidia-modelopt`, transformers, datasets, requests, ruamel.yaml and scipy). Quality is measured on
+WikiText-2, GSM8K and HumanEval, which nobody calibrated on; differences to Advisor are paired over sequences
+with a 95 % bootstrap interval. Everything that was
 measured is kept in OUT: a stopped run goes on, and `--burst` seconds end a call early. Writes OUT/table.md,
 OUT/results.jsonl and OUT/front.html.
 """
@@ -34,7 +35,7 @@ import others
 import products
 import rules
 import torch
-from bench import Bench, OutOfTime
+from bench import LIKE_JUDGED, Bench, OutOfTime
 
 from tuners.evaluate import paired_difference
 from tuners.plan import PrecisionPlan, Unit, uniform
@@ -384,6 +385,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="search cache to use (default: one of its own in OUT)")
+    parser.add_argument(
+        "--task", default="generic", help=f"calibration text: a task, a file, or {LIKE_JUDGED} (bench.py)"
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["allocation", "ablation", "raw"])
     parser.add_argument("--budgets", type=float, nargs="+", default=[4.5, 5.0, 5.5, 6.0, 7.0])
     parser.add_argument("--budgets-ablation", type=float, nargs="+", help="default: those of --budgets")

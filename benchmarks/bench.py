@@ -24,6 +24,7 @@ from profiles.formats import get_format
 from profiles.hardware import probe_cpu
 from profiles.models import read_model
 from profiles.tasks import load_task
+from profiles.tasks.schema import TaskProfile
 from tuners.evaluate import Evaluator, compare
 from tuners.evaluate_schema import Quality, SequenceLoss
 from tuners.events import Event
@@ -35,6 +36,9 @@ from tuners.search.scoring import score
 from tuners.search.setup import Setup
 from tuners.sensitivity.table import SensitivityTable
 from tuners.units import build_units, fixed_bytes
+
+LIKE_JUDGED = "like-judged"
+"""Calibration text of the same kinds as the judging text (`texts.training`) instead of a task's own."""
 
 
 class OutOfTime(Exception):
@@ -117,7 +121,7 @@ class Bench:
             units=tuple(self.units),
             fixed_bytes=fixed_bytes(model, self.units),
             budget_bytes=0,
-            task=load_task("generic"),
+            task=self._task(options),
             settings=self.settings,
             cache_dir=options.cache,
         )
@@ -127,6 +131,14 @@ class Bench:
         self.setup.select = self.kept(self.setup.select)
         held = texts.evaluation(options.data)
         self.held_out = {name: self._held_out(name, items) for name, items in held.items()}
+
+    def _task(self, options: argparse.Namespace) -> TaskProfile:
+        """The calibration text of everyone."""
+        if options.task != LIKE_JUDGED:
+            return load_task(options.task)
+        path = self.out / "calibration.jsonl"
+        path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts.training(options.data)))
+        return load_task(path)
 
     def _held_out(self, name: str, items: list[str]) -> Kept:
         some = random.Random(0).sample(items, len(items))

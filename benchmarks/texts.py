@@ -40,6 +40,12 @@ def split_at(texts: list[str], part: str) -> list[str]:
     return texts[:cut] if part == "train" else texts[cut:]
 
 
+def training(data: Path) -> list[str]:
+    """Texts of the kinds that `evaluation` has, none of them its own: WikiText-2 and GSM8K in turn."""
+    kinds = split_at(wikitext(data), "train"), split_at(gsm8k(data), "train")
+    return [text for pair in zip(*kinds, strict=False) for text in pair]
+
+
 def evaluation(data: Path) -> dict[str, list[str]]:
     """Name to texts that nothing was trained, calibrated or chosen on."""
     return {
