@@ -342,7 +342,8 @@ def table_of(rows: list[dict]) -> str:
     ]
     for bits in sorted({r["budget"] for r in rows}):
         here = sorted((r for r in rows if r["budget"] == bits), key=lambda r: pooled(r).mean())
-        ours = next((r for r in here if r["allocator"] == ADVISOR), None)
+        mine = [r for r in here if r["allocator"].startswith(ADVISOR)]
+        ours = next((r for r in mine if r["allocator"] == ADVISOR), mine[0] if mine else None)
         for row in here:
             difference = ratio = "-"
             if ours is not None and row is not ours:
@@ -352,7 +353,7 @@ def table_of(rows: list[dict]) -> str:
                 if row["formats"] == ours["formats"] and row["part"] != "product":
                     difference = "the same plan"
             ppl = " / ".join(f"{q['perplexity']:.2f}" for q in row["texts"].values())
-            name = f"**{ADVISOR}**" if row is ours else row["allocator"]
+            name = f"**{row['allocator']}**" if row is ours else row["allocator"]
             cells = (bits, name, f"{row['bits']:.3f}", f"{pooled(row).mean():.3g}", ratio, difference, ppl)
             lines.append(f"| {' | '.join(str(c) for c in cells)} | {row['seconds']:.0f} |")
     return "\n".join(lines) + "\n"

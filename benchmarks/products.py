@@ -43,7 +43,7 @@ def qualities(texts: dict[str, list[dict]]) -> dict[str, dict]:
     out = {}
     for name, rows in texts.items():
         losses = [SequenceLoss(**r) for r in rows]
-        out[name] = Quality.of(name, losses, 0).model_dump(mode="json")
+        out[name] = Quality.of(name, losses).model_dump(mode="json")
     return out
 
 

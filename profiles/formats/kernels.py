@@ -32,6 +32,10 @@ W4A8_SWITCH = "VLLM_CPU_INT4_W4A8"
 """Environment of vLLM's CPU build, on by default: on AMX INT4 layers served in bfloat16 round their inputs to
 INT8. Advisor sets it by the checkpoint (`cpu_environment`), so W4A16 is served as W4A16."""
 CPU_FP8_BLOCK_COST = "weights are widened in every step: slower than INT8 of the same size"
+CPU_INT8_COST = (
+    "without VNNI oneDNN adds pairs of 8-bit products in 16 bits, which saturates: outputs are off by 0.1 to "
+    "2.6 times INT8's own rounding (measured, benchmarks/results/saturation.md)"
+)
 CPU_FP8_COST = (
     "PyTorch multiplies FP8 element by element here: 50 ms for one row of a 576 x 576 layer, INT8 0.05 ms "
     "(one core of a Sapphire Rapids, torch 2.13)"
@@ -102,7 +106,7 @@ def _on_cpu(fmt: Format, device: Device, n: int | None, k: int | None) -> Kernel
             kernel="ChannelWiseTorchFP8ScaledMMLinearKernel",
             slow=True,
             reason="no FP8 kernel on this CPU: PyTorch multiplies element by element, about 50 ms a row "
-            "where INT8 takes 0.1 ms",
+            "where INT8 takes 0.05 ms",
             cost=CPU_FP8_COST,
         )
     if fmt.name == "FP8_BLOCK":
@@ -170,11 +174,19 @@ def _int8_on_cpu(fmt: Format, isa: set[str], n: int | None, k: int | None) -> Ke
             + (": scales are computed per token, the checkpoint's static one is not read" if static else ""),
             rounds=Activations.INT8_TOKEN if static else None,
         )
-    vnni = bool(isa & {"avx512_vnni", "avx_vnni", "amx_int8"})
+    if isa & {"avx512_vnni", "avx_vnni", "amx_int8"}:
+        return KernelSupport(
+            kernel="CPUInt8ScaledMMLinearKernel", native=True, reason="oneDNN INT8 with VNNI/AMX"
+        )
+    if fmt.activations in (Activations.INT8_TOKEN_ASYM, Activations.INT8_TENSOR_ASYM):
+        return _none(
+            "without VNNI oneDNN adds pairs of 8-bit products in 16 bits, which saturates: with a zero point "
+            "and one large input channel the output was 16 to 66 % off (benchmarks/results/saturation.md)"
+        )
     return KernelSupport(
         kernel="CPUInt8ScaledMMLinearKernel",
-        native=vnni,
-        reason="oneDNN INT8" + (" with VNNI/AMX" if vnni else ", without VNNI"),
+        reason="oneDNN INT8, without VNNI: sums of pairs saturate",
+        cost=CPU_INT8_COST,
     )
 
 

@@ -131,6 +131,16 @@ def test_static_int8_scales_are_not_read_by_the_amx_kernel() -> None:
     assert kernel_support(asymmetric, amx, 576, 576).activations(asymmetric) is Activations.INT8_TENSOR_ASYM
 
 
+def test_int8_without_vnni_saturates_and_says_so() -> None:
+    old, new = device("cpu", isa=("avx2",)), device("cpu", isa=("avx2", "avx_vnni"))
+    for name in ("W8A8_ASYM", "W8A8_STATIC_ASYM"):
+        assert "16 bits, which saturates" in kernel_support(get_format(name), old, 576, 576).reason
+        assert not kernel_support(get_format(name), old, 576, 576).runs
+        assert kernel_support(get_format(name), new, 576, 576).runs
+    assert "saturates" in kernel_support(get_format("W8A8"), old, 576, 576).cost
+    assert not kernel_support(get_format("W8A8"), new, 576, 576).cost
+
+
 def test_int4_arithmetic_of_the_cpu_build_follows_the_plan() -> None:
     assert cpu_environment(["BF16", "W8A8"]) == {}
     assert cpu_environment(["W4A16_G64", "W8A8"]) == {"VLLM_CPU_INT4_W4A8": "0"}

@@ -20,7 +20,10 @@ FORMATS = {
     "W4A8_G64": "CPUWNA16LinearKernel",
     "W4A16_G64+fp8_e4m3": "CPUWNA16LinearKernel",
 }
-NEEDS = {"FP8_BLOCK": "amx_tile", "W4A8_G64": "amx_tile", "W4A16_G64+fp8_e4m3": "avx512f"}
+NEEDS = {
+    "W8A8_ASYM": "vnni", "W8A8_STATIC_ASYM": "vnni", "FP8_BLOCK": "amx_tile", "W4A8_G64": "amx_tile",
+    "W4A16_G64+fp8_e4m3": "avx512f",
+}  # fmt: skip
 """What the engine asks of the CPU (profiles/formats/kernels.py, kv_cache.py)."""
 
 IMITATED = 0.3
