@@ -20,6 +20,9 @@ GPU_RUN = "ADVISOR_TEST_GPU"
 if os.environ.get(GPU_RUN) != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # here: before any test module imports torch
 
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)  # readline sets them in the process that starts the workers: no terminal's size
+
 CACHE = user_cache_path("advisor")
 """Taken at import, before other tests point the cache elsewhere: the model is prepared once per machine."""
 
@@ -56,12 +59,14 @@ def demo_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare(lambda _event: None, tmp_path_factory.mktemp("prepare") / "log", CACHE)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Engine tests first and in one process (`-n 2 --dist loadgroup`): they share the demo's run, and take as
-    long as all the rest, which the other process does meanwhile."""
+    """Engine tests first (`-n 2 --dist loadgroup`): those that share the demo's run in one process, the others
+    in the second; both go on with the rest."""
     engine = [item for item in items if item.get_closest_marker("engine")]
     for item in engine:
-        item.add_marker(pytest.mark.xdist_group("engine"))
+        shared = "demo_run" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("demo" if shared else "engine"))
     items.sort(key=lambda item: item.get_closest_marker("engine") is None)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from advisor.agent.schema import AgentVerdict
+from advisor.agent.schema import Action, AgentVerdict
 from advisor.demo_model import cached_model
 from tests.conftest import EFFORT, DemoRun, advisor
 
@@ -47,7 +47,7 @@ def test_auto_repairs_a_missed_floor_within_the_budget_that_it_may_use(
     before = ratio(demo_run.found["validation"])
     search = demo_run.found["search"]
     int4 = next(p for p in search["held_out"] if p["label"] == "uniform int4")["quality"]["perplexity"]
-    floor = 1 + 0.8 * (before - 1)  # what the first plan measured misses it, by a fifth
+    floor = 1 + 0.5 * (before - 1)  # missed by far: a larger plan at once, no search and no other rounding
     assert int4 / search["perplexity_original"] > floor
     command = ("auto", str(MODEL), "--budget", "6bits", "--max-budget", "8bits", "--floor", f"{floor:.6f}",
                "--run", str(copied), "--offline", *EFFORT)  # fmt: skip
@@ -62,6 +62,7 @@ def test_auto_repairs_a_missed_floor_within_the_budget_that_it_may_use(
     assert last.outcome.ratio is not None
     assert last.outcome.ratio <= floor
     assert all(g.passed for g in last.outcome.gates)
+    assert last.decision.action is Action.BUDGET
     assert 6.0 < last.outcome.bits_per_weight <= 8.0
     assert "decision 2" in log
     validation = json.loads((copied / "validation.json").read_text())

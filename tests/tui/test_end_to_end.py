@@ -25,7 +25,7 @@ import psutil  # type: ignore[import-untyped,unused-ignore]
 import pyte
 import pytest
 
-from tests.conftest import CACHE, ELSEWHERE, DemoRun
+from tests.conftest import CACHE, ELSEWHERE
 
 PRIVATE = re.compile(rb"\x1b\[[<>=][0-9;]*[a-zA-Z]|\x1b\[\?[0-9;]*\$p")
 HANG_S, RUN_HANG_S = 240, 1500
@@ -117,15 +117,14 @@ def terminal(tmp_path: Path) -> Iterator[Callable[[], Terminal]]:
 
 @pytest.mark.engine
 def test_from_nothing_to_a_validated_bundle(
-    terminal: Callable[[], Terminal], demo_run: DemoRun, tmp_path: Path
+    terminal: Callable[[], Terminal], demo_model: Path, tmp_path: Path
 ) -> None:
-    model = json.loads((demo_run.root / "model.json").read_text())["path"]
     ui = terminal()
     ui.shows("Formats", "native")
 
     ui.type("2", "Models: ", "tok/s")
     ui.type("o", "Open a model")
-    ui.type(f"{model}\r", "KV bytes per token", "checkpoint on disk")
+    ui.type(f"{demo_model}\r", "KV bytes per token", "checkpoint on disk")
 
     ui.type("3", "General text and chat", "Recommendation for generic")
     ui.type("k", "prior")
