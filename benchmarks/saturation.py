@@ -1,10 +1,10 @@
-"""What INT8 matmuls of this CPU lose beside INT8's own rounding: layers of a real model through vLLM's kernel.
+"""What this CPU's INT8 matmuls lose beside INT8's own rounding: layers of a real model, vLLM's kernel.
 
     python benchmarks/saturation.py MODEL
 
 Without VNNI, oneDNN multiplies with `vpmaddubsw`, whose sums of two products saturate at 16 bits (oneDNN's
-developer guide, "Nuances of int8 computations"). Error of the format: its output against the exact one. Error of
-the kernel: its output against the format's, multiplied in float64. Both relative (Frobenius norm); inputs are
+developer guide, "Nuances of int8 computations"). Error of the format: its output against the exact one. Error
+of the kernel: its output against the format's, multiplied in float64. Both relative (Frobenius norm); inputs are
 16 rows of N(0, 1), |N(0, 1)|, and N(0, 1) with one channel 20 times as large. Prints a row a layer and kind.
 """
 
@@ -55,7 +55,9 @@ def main() -> None:
     torch.manual_seed(0)
     flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     print(f"VNNI: {'yes' if 'vnni' in flags else 'no'}\n")
-    print("| layer | inputs | zero point | error of the format | of the kernel | ratio |\n|---|---|---|---|---|---|")
+    print(
+        "| layer | inputs | zero point | error of the format | of the kernel | ratio |\n|---|---|---|---|---|---|"
+    )
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as tensors:
             names = [n for n in tensors.keys() if n.endswith(("q_proj.weight", "down_proj.weight"))]  # noqa: SIM118
@@ -70,7 +72,9 @@ def main() -> None:
                     for symmetric in (True, False):
                         own, kernel = errors(weight, x, symmetric=symmetric)
                         point = "no" if symmetric else "yes"
-                        print(f"| {name} | {kind} | {point} | {own:.4f} | {kernel:.4f} | {kernel / own:.2f} |")
+                        print(
+                            f"| {name} | {kind} | {point} | {own:.4f} | {kernel:.4f} | {kernel / own:.2f} |"
+                        )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ if os.environ.get(GPU_RUN) != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # here: before any test module imports torch
 
 for name in ("COLUMNS", "LINES"):
-    os.environ.pop(name, None)  # readline sets them in the process that starts the workers: no terminal's size
+    os.environ.pop(name, None)  # readline sets them in the workers' parent: no terminal's size
 
 CACHE = user_cache_path("advisor")
 """Taken at import, before other tests point the cache elsewhere: the model is prepared once per machine."""
@@ -30,7 +30,7 @@ ELSEWHERE = tempfile.mkdtemp(prefix="advisor-tests-")
 atexit.register(shutil.rmtree, ELSEWHERE, ignore_errors=True)
 """Settings and what past runs taught: a test neither reads nor changes the user's own."""
 
-EFFORT = ("--trials", "2", "--json")
+EFFORT = ("--sensitivity", "quick", "--trials", "2", "--json")
 
 
 def advisor(*tokens: str, code: int = 0) -> tuple[Any, str]:
@@ -61,8 +61,8 @@ def demo_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Engine tests first (`-n 2 --dist loadgroup`): those that share the demo's run in one process, the others
-    in the second; both go on with the rest."""
+    """Engine tests first (`-n 2 --dist loadgroup`): those that share the demo's run in one process, the
+    others in the second; both go on with the rest."""
     engine = [item for item in items if item.get_closest_marker("engine")]
     for item in engine:
         shared = "demo_run" in getattr(item, "fixturenames", ())
@@ -79,6 +79,6 @@ class DemoRun(NamedTuple):
 
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
-    """`advisor demo` with two trials, through every stage, in `advisor-runs/demo`."""
+    """`advisor demo` from a quick table with two trials, through every stage, in `advisor-runs/demo`."""
     root = tmp_path_factory.mktemp("demo") / "advisor-runs" / "demo"
     return DemoRun(root, advisor("demo", *EFFORT, "--run", str(root))[0])

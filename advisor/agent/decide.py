@@ -103,9 +103,10 @@ def _better(now: Situation, share: float, why: str, gap: float = 1.0) -> Decisio
     here, there = predicted_loss(plan.formats, now.scores), predicted_loss(exact.formats, now.scores)
     if exact.key not in now.tried and there < here * (1 - GAIN):
         changed = promotions(now.units, now.scores, plan, exact)
+        known = "estimated" if settings.sensitivity == "quick" else "measured"
         return next_attempt(
             now, Action.PROMOTE,
-            f"{why}; within the same budget the measured scores promise {1 - there / here:.0%} less loss by "
+            f"{why}; within the same budget the {known} scores promise {1 - there / here:.0%} less loss by "
             f"promoting {len(changed)} units",
             in_words(changed), settings, exact,
         )  # fmt: skip

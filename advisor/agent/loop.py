@@ -53,7 +53,7 @@ def run_agent(
         budget_bytes=limits.budget_bytes, trials=inputs.trials,
         calibration_samples=inputs.calibration_samples,
         kv_cache_dtype=inputs.serving.kv_cache_dtype, context=inputs.serving.max_model_len,
-        methods=inputs.methods, recover_steps=inputs.recover_steps,
+        methods=inputs.methods, recover_steps=inputs.recover_steps, sensitivity=inputs.sensitivity,
     )  # fmt: skip
     for attempt in attempts:
         _say(context, attempt.decision, "earlier: ")
@@ -91,6 +91,7 @@ def changed_inputs(inputs: RunInputs, settings: Settings) -> RunInputs:
             "serving": serving,
             "methods": settings.methods,
             "recover_steps": settings.recover_steps,
+            "sensitivity": settings.sensitivity,
         }
     )
 
@@ -118,7 +119,7 @@ def _carry_out(
             facts = wider
             save_facts(context.workspace, facts)
         quantize.check_plan(plan, facts)
-        if decision.action is Action.TRIALS:
+        if decision.action in (Action.TRIALS, Action.MEASURE):
             same = [a.outcome for a in attempts if a.outcome.plan and a.outcome.plan.key == plan.key]
             if same:
                 return same[-1].model_copy(update={"repeated": True})

@@ -6,7 +6,7 @@ import math
 
 from advisor.agent.schema import Limits
 from advisor.pipeline.facts import Facts
-from advisor.pipeline.inputs import RunInputs
+from advisor.pipeline.inputs import TRIALS, RunInputs
 from advisor.recommend import Use, recommend
 from profiles.errors import UsageError
 from profiles.formats.kv_cache import kv_problem
@@ -90,13 +90,18 @@ def limits_of(
         max_budget_bytes=largest,
         fixed_bytes=facts.fixed_bytes,
         attempts=attempts,
-        max_trials=inputs.trials * 2 if max_trials is None else max_trials,
+        max_trials=_most_trials(inputs) if max_trials is None else max_trials,
         max_calibration_samples=max(64, inputs.calibration_samples),
         kv_dtypes=other_kv_dtypes(facts.hardware.device, inputs.serving.kv_cache_dtype),
         min_context=min_context,
         methods=OTHER_METHODS,
         recover_steps=max(RECOVER_STEPS, inputs.recover_steps),
     )
+
+
+def _most_trials(inputs: RunInputs) -> int:
+    """Twice as many as were asked for; a quick search asks for none, a measured one after it may."""
+    return max(inputs.trials * 2, TRIALS if inputs.sensitivity == "quick" else 0)
 
 
 def other_kv_dtypes(device: Device, asked: str = "auto") -> tuple[str, ...]:

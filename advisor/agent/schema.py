@@ -20,6 +20,7 @@ class Action(StrEnum):
     START = "start"
     PROMOTE = "promote"  # the exact plan of the measured scores, within the same budget
     REFORMAT = "reformat"  # other formats for the units whose kernel was another than planned
+    MEASURE = "measure"  # search anew by measured sensitivities instead of estimated ones
     TRIALS = "trials"  # go on with the search
     CALIBRATION = "calibration"  # the same plan, quantized with more calibration text
     RECOVER = "recover"  # the same plan, trained for some steps against the original
@@ -57,6 +58,7 @@ class Settings(Contract):
     context: int | None = None
     methods: dict[str, Method] = {}
     recover_steps: int = 0
+    sensitivity: Literal["auto", "exact", "fast", "quick"] = "auto"
 
 
 class Outcome(Contract):

@@ -18,6 +18,7 @@ from advisor.cli.options import (
     Revision,
     Run,
     Seed,
+    Sensitivity,
     Serving,
     TrustToRun,
     Weights,
@@ -55,7 +56,14 @@ def auto(
         int | None, Parameter(name="--min-context", help="How far --context may shrink; none: not at all.")
     ] = None,
     formats: Formats = None,
-    trials: Annotated[int, Parameter(name="--trials", help="Optuna trials of the first search.")] = 32,
+    sensitivity: Sensitivity = "auto",
+    trials: Annotated[
+        int | None,
+        Parameter(
+            name="--trials",
+            help="Optuna trials of the first search. None: 32, with --sensitivity quick 0.",
+        ),
+    ] = None,
     memory: Annotated[str, Parameter(name="--memory", help="As for tune.")] = "auto",
     max_trials: Annotated[
         int | None, Parameter(name="--max-trials", help="How many it may become; none: twice as many.")
@@ -84,15 +92,19 @@ def auto(
     from advisor.cli.tune import make_inputs
     from advisor.pipeline.facts import gather
     from advisor.pipeline.footprint import resolve_budget
+    from advisor.pipeline.inputs import default_trials
     from advisor.pipeline.run import opened
     from advisor.pipeline.validate import check_machine
     from advisor.recommend import parse_use
     from profiles.errors import UsageError
     from tuners.budget import parse_memory
+    from tuners.search.memory import check_quick_memory
 
     if attempts < 1 or (max_trials is not None and max_trials < 0):
         raise UsageError("options out of range", got=f"--attempts {attempts}", allowed="at least 1")
-    parse_memory(memory)  # a wrong one is refused before anything starts
+    asked, _ = parse_memory(memory)  # a wrong one is refused before anything starts
+    if sensitivity == "quick":
+        check_quick_memory(asked)
     known_use = parse_use(use)
     inputs = make_inputs(
         model=model,
@@ -105,7 +117,8 @@ def auto(
         formats=tuple(formats) if formats else None,
         serving=serving_spec(serving),
         seed=seed,
-        trials=trials,
+        trials=default_trials(sensitivity) if trials is None else trials,
+        sensitivity=sensitivity,
         memory=memory,
         calibration_samples=calibration_samples,
         **weights.changes(),

@@ -6,14 +6,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from advisor.cli.options import Json, Quiet, Resume, Run
+from advisor.cli.options import Json, Quiet, Resume, Run, Sensitivity
 from advisor.cli.tune import Through
 
 
 def demo(
     *,
     budget: Annotated[str, Parameter(name="--budget", help="As for tune.")] = "6bits",
-    trials: Annotated[int, Parameter(name="--trials", help="As for tune.")] = 32,
+    trials: Annotated[int | None, Parameter(name="--trials", help="As for tune.")] = None,
+    sensitivity: Sensitivity = "auto",
     seed: Annotated[int, Parameter(name="--seed", help="As for tune.")] = 0,
     through: Annotated[Through, Parameter(name="--through", help="The last stage to run.")] = "export",
     run: Run = None,
@@ -30,6 +31,7 @@ def demo(
     from advisor.cli.report import answer
     from advisor.cli.tune import execute, make_inputs
     from advisor.demo_model import cached_model, prepare
+    from advisor.pipeline.inputs import default_trials
 
     shown = renderer(quiet=quiet)
     try:
@@ -37,7 +39,13 @@ def demo(
     finally:
         shown.close()
     inputs = make_inputs(
-        model=str(folder), task="generic", budget=budget, trials=trials, seed=seed, offline=True
+        model=str(folder),
+        task="generic",
+        budget=budget,
+        trials=default_trials(sensitivity) if trials is None else trials,
+        sensitivity=sensitivity,
+        seed=seed,
+        offline=True,
     )
     root = run or inputs.run_dir()
     execute(inputs, root, through, resume=resume, quiet=quiet)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter, Token
 
@@ -48,6 +48,14 @@ Revision = Annotated[str | None, Parameter(name="--revision", help="Of a Hub mod
 ModelPath = Annotated[str, Parameter(help="A folder with config.json and safetensors, or a Hub id.")]
 CalibrationSamples = Annotated[
     int, Parameter(name="--calibration-samples", help="Texts that calibrate the quantizer.")
+]
+Sensitivity = Annotated[
+    Literal["auto", "exact", "fast", "quick"],
+    Parameter(
+        name="--sensitivity",
+        help="KL of every cell (exact), or backward passes (fast), or a first plan in seconds, from one "
+        "backward pass and weights rounded to nearest (quick).",
+    ),
 ]
 Seed = Annotated[int, Parameter(name="--seed", help="Same seed, same search.")]
 Count = Annotated[int, Parameter(name="--count", help="How many of the device.")]

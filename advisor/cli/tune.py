@@ -18,6 +18,7 @@ from advisor.cli.options import (
     Revision,
     Run,
     Seed,
+    Sensitivity,
     Serving,
     TrustToRun,
     Weights,
@@ -66,14 +67,7 @@ def tune(
         str | None,
         Parameter(name="--storage", help="Where Optuna keeps the study: a database URL or journal:FILE."),
     ] = None,
-    sensitivity: Annotated[
-        Literal["auto", "exact", "fast", "quick"],
-        Parameter(
-            name="--sensitivity",
-            help="KL of every cell (exact), or backward passes (fast), or a first plan in seconds, from one "
-            "backward pass and weights rounded to nearest (quick).",
-        ),
-    ] = "auto",
+    sensitivity: Sensitivity = "auto",
     objective: Annotated[
         Literal["quality", "fastest"],
         Parameter(

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,5 +86,8 @@ def test_auto_says_that_a_floor_is_impossible_and_what_was_the_best(demo_run: De
     assert "measure-original: unchanged, skipped" in log
     bundle = json.loads((copied / "bundle" / "bundle.json").read_text())
     assert bundle["passed"] is False
-    served = subprocess.run([str(copied / "bundle" / "run.sh")], capture_output=True, text=True, check=False)
+    served = subprocess.run(
+        [str(copied / "bundle" / "run.sh")], env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert served.returncode == 4

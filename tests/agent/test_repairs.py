@@ -69,6 +69,20 @@ def test_a_unit_that_the_engine_computes_worse_is_found_and_raised() -> None:
     assert "times what torch lets expect" in worst_in_words(SCORES, blamed(u2=3 * OUTLIER))[1]
 
 
+def test_a_quick_plan_that_misses_its_floor_is_searched_for_by_measured_sensitivities_once() -> None:
+    quick = settings(trials=0, sensitivity="quick")
+    asked = limits(budget_bytes=INT4, max_trials=0)
+    missed = attempt(1, int4(), 1.3, failed=("quality floor",), now=quick)
+    found = decide(Situation(asked, quick, units(), SCORES, (missed,)))
+    assert (found.action, found.plan) == (Action.MEASURE, None)
+    assert found.settings == quick.model_copy(update={"sensitivity": "auto"})
+
+    again = attempt(2, int4(), 1.3, failed=("quality floor",), now=found.settings, action=Action.MEASURE)
+    assert decide(Situation(asked, quick, units(), SCORES, (missed, again))).action is not Action.MEASURE
+    far = limits(budget_bytes=INT4, max_budget_bytes=INT8, max_trials=0)
+    assert decide(Situation(far, quick, units(), SCORES, (missed,))).action is Action.BUDGET
+
+
 def test_a_missed_floor_promotes_what_the_engine_showed_within_the_budget() -> None:
     """The exact plan of the table was measured; the engine's outputs say that u2 was the one to promote."""
     from advisor.agent.replan import exact_plan
