@@ -4,8 +4,9 @@
 
 Without VNNI, oneDNN multiplies with `vpmaddubsw`, whose sums of two products saturate at 16 bits (oneDNN's
 developer guide, "Nuances of int8 computations"). Error of the format: its output against the exact one. Error
-of the kernel: its output against the format's, multiplied in float64. Both relative (Frobenius norm); inputs are
-16 rows of N(0, 1), |N(0, 1)|, and N(0, 1) with one channel 20 times as large. Prints a row a layer and kind.
+of the kernel: its output against the format's, multiplied in float64. Both relative (Frobenius norm); inputs
+are 16 rows of N(0, 1), |N(0, 1)|, and N(0, 1) with one channel 20 times as large. Prints a row a layer and
+kind.
 """
 
 from __future__ import annotations
@@ -55,9 +56,8 @@ def main() -> None:
     torch.manual_seed(0)
     flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     print(f"VNNI: {'yes' if 'vnni' in flags else 'no'}\n")
-    print(
-        "| layer | inputs | zero point | error of the format | of the kernel | ratio |\n|---|---|---|---|---|---|"
-    )
+    print("| layer | inputs | zero point | error of the format | of the kernel | ratio |")
+    print("|---|---|---|---|---|---|")
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as tensors:
             names = [n for n in tensors.keys() if n.endswith(("q_proj.weight", "down_proj.weight"))]  # noqa: SIM118
