@@ -54,7 +54,7 @@ def product(request: dict) -> dict:
     from judge import judged
     from transformers import AutoModelForCausalLM
 
-    from tuners.model.variants import int8_per_token
+    from tuners.model.inputs import int8_per_token
 
     out: dict[str, Any] = {}
     for budget, target in zip(request["budgets"], request["targets"], strict=True):

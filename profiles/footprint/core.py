@@ -11,6 +11,7 @@ from profiles.footprint.facts import ModelFacts
 from profiles.footprint.kv import CacheLayout, CacheRequest, Capacity, capacity, layout
 from profiles.footprint.laws import Batch, Range
 from profiles.footprint.ledger import Ledger
+from profiles.footprint.runner import forgets_graphs
 from profiles.footprint.schema import ServingSpec
 from profiles.footprint.serving import DeviceView, kv_dtype, served_bytes
 from profiles.footprint.version import (
@@ -65,6 +66,7 @@ class Prediction(NamedTuple):
     served_bytes: int
     kv_dtype: str
     graphs_inside: bool
+    graphs_forgotten: bool  # by the runner that serves by default: they come on top of the budget
 
 
 @lru_cache(maxsize=4096)
@@ -131,6 +133,7 @@ def predict(
     )
     budget = math.ceil(view.total * spec.gpu_memory_utilization)
     inside = version >= GRAPHS_SUBTRACTED
+    forgotten = inside and not view.cpu and forgets_graphs(facts, version)
     split = pipeline_split(facts.layers, pp)
     offload = spec.cpu_offload_gb * (1 << 30)
     ranks = []
@@ -144,7 +147,12 @@ def predict(
         graph = graph.shifted(extra.residual_graph) if graph.value else graph
         ranks.append(
             Rank(
-                weights, held, act, other, graph, _available(budget, weights, act, other, graph, spec, inside)
+                weights,
+                held,
+                act,
+                other,
+                graph,
+                _available(budget, weights, act, other, graph, spec, inside, forgotten=forgotten),
             )
         )
     ask = cache_request(spec, facts, version)
@@ -167,6 +175,7 @@ def predict(
         width,
         ask.dtype,
         inside,
+        forgotten,
     )
 
 
@@ -195,13 +204,23 @@ def reweighted(p: Prediction, stages: list[RankBytes], context: int, version: Ve
 
 
 def _available(
-    budget: float, weights: int, act: Range, other: Range, graph: Range, spec: ServingSpec, inside: bool
+    budget: float,
+    weights: int,
+    act: Range,
+    other: Range,
+    graph: Range,
+    spec: ServingSpec,
+    inside: bool,
+    *,
+    forgotten: bool,
 ) -> Range:
+    """What is left for the cache. Where graphs may be forgotten the value is the smaller cache: with the
+    other runner, too, as many tokens fit."""
     if spec.kv_cache_memory_bytes is not None:
         return Range(*(float(spec.kv_cache_memory_bytes),) * 3)
     taken = act.plus(other)
     if inside:
-        taken = taken.plus(graph)
+        taken = taken.plus(graph._replace(low=0.0) if forgotten else graph)
     left = budget - weights
     return Range(left - taken.value, left - taken.high, left - taken.low)
 

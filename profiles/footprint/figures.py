@@ -6,7 +6,7 @@ import math
 
 from profiles.footprint.core import Prediction, usable
 from profiles.footprint.facts import ModelFacts
-from profiles.footprint.laws import GIB, LEAN_SAMPLER, SAMPLER_BYTES, SORTED_SAMPLER_BYTES, Range
+from profiles.footprint.laws import GIB, Range, sampler_bytes
 from profiles.footprint.schema import ServingSpec
 from profiles.footprint.serving import DeviceView
 from profiles.footprint.version import TOKENS_BY_CONCURRENCY, Version
@@ -63,7 +63,7 @@ def activation_figure(
 ) -> Figure:
     """The transient peak, with the law's numbers."""
     b = p.served_bytes
-    per_entry = (SAMPLER_BYTES if version >= LEAN_SAMPLER else SORTED_SAMPLER_BYTES) + b
+    per_entry = sampler_bytes(facts, version) + b
     formula = (
         f"max(sampler: {spec.max_num_batched_tokens} x {facts.hidden} x {b} + {spec.max_num_seqs} x "
         f"{facts.vocab} x {per_entry:.1f}; MLP: {spec.max_num_batched_tokens} x (3 x {facts.intermediate} / "
@@ -93,6 +93,8 @@ def overhead_figures(
         words = "no CUDA graphs: eager mode or no GPU"
         return other, Figure.exact(0, "B", words, words)
     inside = "subtracted from the KV cache" if p.graphs_inside else "on top of the budget in this version"
+    if p.graphs_forgotten:
+        inside = "on top of the budget with this version's second model runner, else subtracted"
     graph = _ranged(
         rank.graph, "B", Provenance.ESTIMATED, source,
         f"0.3 + 0.0165 x {facts.layers} layers / PP" + (" + 0.3 (MoE)" if facts.experts else "")

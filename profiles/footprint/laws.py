@@ -1,6 +1,7 @@
 """What the engine needs besides weights and KV cache: activation peak, non-torch memory, CUDA graphs.
 
-Laws fitted to 40 boot logs of vLLM 0.19 on H100 and checked on single cases of 0.8 to 0.28; every
+Laws fitted to 40 boot logs of vLLM 0.19 on H100 and checked on single cases of 0.8 to 0.28, two of them
+(0.26, H100) our own; every
 constant says where it was read. All sizes in bytes, each with an interval.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from profiles.footprint.facts import ModelFacts
+from profiles.footprint.runner import EVERY, is_second
 from profiles.footprint.version import NEWEST, Version
 from profiles.provenance import Provenance
 
@@ -25,9 +27,14 @@ and gpt-oss-120b on H100, 0.10-0.11: 5.64 GiB; Qwen2.5-7B-AWQ: 1.42 GiB)."""
 LEAN_SAMPLER = (0, 17)
 """From here on the lean sampler (Qwen3-14B/H100: 5.64 GiB in 0.15-0.16, 2.23 in 0.17)."""
 
+COPIED_LOGITS_BYTES = 4
+"""The second runner's dummy sampler keeps the logits' dtype and changes them in place (0.26 to 0.32): beside
+them nothing. A copy in float32 is what the interval allows for."""
+
 MLP_HIDDENS = 3.2
 """Hidden states alive at the MLP's peak beside gate_up (2 x I) and its product (I): CodeLlama-7B 0.77,
-Granite-8B 0.85 GiB (0.19), and 110,592 B per token of Llama-3.1-8B on the RTX 3090 (no constant)."""
+Granite-8B 0.85 GiB (0.19), 110,592 B per token of Llama-3.1-8B on the RTX 3090 (no constant); with the
+second runner Llama-3.1-8B 1.77 GiB of 1.77, SmolLM2-135M 0.27 of 0.26 (0.26/H100, 16,384 tokens)."""
 
 ACTIVATION_BASE = 0.065 * GIB
 PIPELINE_HIDDENS = 2.0
@@ -48,8 +55,8 @@ NON_TORCH_STEP = ((0, 11), (0, 19))
 
 GRAPH_BASE, GRAPH_PER_LAYER, GRAPH_MOE = 0.3, 0.0165, 0.3
 """GiB of captured graphs: base + layers on the rank + MoE (0.19/H100, 51 capture sizes; 0.51-1.85 seen,
-within -30 % and +45 %)."""
-GRAPH_SPREAD = (0.65, 1.6)
+within -30 % and +45 %; 0.26/H100: Llama-3.1-8B 0.98 of 0.83, SmolLM2-135M 0.39 of 0.80)."""
+GRAPH_SPREAD = (0.45, 1.6)
 FULL_CAPTURES = 51
 """Capture sizes up to 512: 1, 2, 4, multiples of 8 to 256, of 16 to 512 (vLLM 0.32)."""
 
@@ -101,9 +108,11 @@ def activation(facts: ModelFacts, batch: Batch, *, first: bool = True, last: boo
     if facts.experts and facts.moe_layers >= facts.layers:
         width = min(width, 2 * facts.expert_width)
     mlp = t * 3 * width * b / batch.tp + MLP_HIDDENS * hidden
-    lean = batch.version >= LEAN_SAMPLER
-    per_entry = (SAMPLER_BYTES if lean else SORTED_SAMPLER_BYTES) + b
-    sampler = hidden + batch.sequences * facts.vocab * per_entry if last and facts.generates else 0.0
+    lean, second = batch.version >= LEAN_SAMPLER, batch.cuda and is_second(facts, batch.version)
+    entries = batch.sequences * facts.vocab if last and facts.generates else 0
+    sampler = (
+        hidden + entries * (sampler_bytes(facts, batch.version, cuda=batch.cuda) + b) if entries else 0.0
+    )
     beside = ACTIVATION_BASE
     if batch.pp > 1:
         beside += PIPELINE_HIDDENS * hidden
@@ -121,10 +130,21 @@ def activation(facts: ModelFacts, batch: Batch, *, first: bool = True, last: boo
         return Range(value, value * 0.4, value * 2.0)
     low, high = value - spread - low_extra, value + spread + high_extra
     low, high = low - 0.05 * value * _drift(batch.version), high + 0.1 * value * _drift(batch.version)
+    if second:
+        copied = max(mlp, hidden + entries * (COPIED_LOGITS_BYTES + b)) + beside + spread
+        first_runner = max(mlp, hidden + entries * (SAMPLER_BYTES + b)) + beside
+        high = max(high, copied, first_runner if batch.version >= EVERY else 0.0)
     if not lean and sampler > mlp:  # builds with FlashInfer's sampler did not sort
         lean_sampler = hidden + batch.sequences * facts.vocab * (SAMPLER_BYTES + b)
         low = min(low, max(mlp, lean_sampler) + beside - ACTIVATION_BASE - spread)
     return Range(value, max(0.0, min(low, value)), high)
+
+
+def sampler_bytes(facts: ModelFacts, version: Version, *, cuda: bool = True) -> float:
+    """Bytes per sequence and vocabulary entry of the dummy sampler run, besides the logits."""
+    if cuda and is_second(facts, version):
+        return 0.0
+    return SAMPLER_BYTES if version >= LEAN_SAMPLER else SORTED_SAMPLER_BYTES
 
 
 def moe_workspace(facts: ModelFacts, batch: Batch) -> float:

@@ -182,7 +182,8 @@ def memory_refusals(
                 f"max_num_seqs {spec.max_num_seqs} exceeds the {p.blocks:,} cache blocks "
                 f"({share} per request hold mamba state): lower --max-num-seqs"
             )
-    graph_outside = rank.graph.high if not p.graphs_inside else rank.graph.value * (GRAPH_MARGIN - 1)
+    on_top = p.graphs_forgotten or not p.graphs_inside
+    graph_outside = rank.graph.high if on_top else rank.graph.value * (GRAPH_MARGIN - 1)
     if graph_outside and spec.kv_cache_memory_bytes is None and p.budget + graph_outside > view.total:
         found.append(
             f"CUDA-graph capture may need {gib(graph_outside)} above the budget, "

@@ -66,7 +66,7 @@ SURFACE: dict[str, set[str]] = {
     | WEIGHTS
     | {
         "--budget", "--max-budget", "--task", "--use", "--floor", "--gpu", "--count", "--formats", "--trials",
-        "--max-trials", "--attempts", "--memory", "--min-context", "--seed", "--calibration-samples",
+        "--max-trials", "--attempts", "--memory", "--sensitivity", "--min-context", "--seed", "--calibration-samples",
         "--revision", "--trust-remote-code", "--run", "--resume", "--no-resume", "--offline", "--yes", "-y",
         "--dry-run", "--json", "--quiet", "-q",
     },
@@ -77,7 +77,7 @@ SURFACE: dict[str, set[str]] = {
     "gguf": {"--run", "--out", "--measure", "--json", "--quiet", "-q"},
     "report": {"--run", "--html", "--markdown", "--json"},
     "demo": {
-        "--budget", "--trials", "--seed", "--through", "--run", "--resume", "--no-resume", "--json",
+        "--budget", "--trials", "--sensitivity", "--seed", "--through", "--run", "--resume", "--no-resume", "--json",
         "--quiet", "-q",
     },
     "ingest": {

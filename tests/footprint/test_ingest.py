@@ -176,6 +176,15 @@ def test_residuals_average_over_logs() -> None:
     assert bucket.activation / GIB == pytest.approx(0.4, abs=0.001)
 
 
+@pytest.mark.parametrize(("difference", "learned"), [(9 / 1024, False), (0.05, True)])
+def test_a_few_megabytes_of_weights_teach_nothing(difference: float, learned: bool) -> None:
+    predicted = estimate(MODEL, gpu(), SPEC)
+    weights = predicted.weights.value / GIB
+    log = parse_boot_log(log_of(weights + difference, predicted.kv_bytes.value / GIB))
+    (bucket,) = Residuals().learned(log, predicted, MODEL.architecture).buckets.values()
+    assert bucket.weights == pytest.approx(difference / weights if learned else 0.0, rel=1e-3)
+
+
 def test_another_models_log_is_refused() -> None:
     predicted = estimate(MODEL, gpu(), SPEC)
     with pytest.raises(UsageError, match="not this model's"):

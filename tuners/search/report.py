@@ -213,15 +213,12 @@ class Reporter:
 
     def held_out(self, best: MeasuredPlan) -> tuple[tuple[MeasuredPlan, ...], Quality]:
         """On text that chose nothing: the plan, the exact solution, the uniform schemes; and the original.
-        Of a quick search the plan, and the exact solution only where trials may have found another."""
+        Of a quick search without trials the plan alone."""
         settings, on = self.setup.settings, self.setup.held_out
         base = self.exact(self.table.signals()[0], self.setup.spec.budget_bytes)
         exact = base.model_copy(update={"label": "exact additive"})
-        plans = [best.plan]
-        if settings.trials or not settings.is_quick:
-            plans.append(exact)
-        if not settings.is_quick:
-            plans += self.uniforms()
+        rivals = [exact, *self.uniforms()] if settings.trials or not settings.is_quick else []
+        plans = [best.plan, *rivals]
         return tuple(self._stage("evaluate", "held-out text", plans, on)), on.original()
 
     def comparisons(self, held_out: Sequence[MeasuredPlan]) -> tuple[Comparison, ...]:
