@@ -66,8 +66,9 @@ SURFACE: dict[str, set[str]] = {
     | WEIGHTS
     | {
         "--budget", "--max-budget", "--task", "--use", "--floor", "--gpu", "--count", "--formats", "--trials",
-        "--max-trials", "--attempts", "--memory", "--sensitivity", "--min-context", "--seed", "--calibration-samples",
-        "--revision", "--trust-remote-code", "--run", "--resume", "--no-resume", "--offline", "--yes", "-y",
+        "--max-trials", "--attempts", "--memory", "--sensitivity", "--min-context", "--seed",
+        "--calibration-samples", "--revision", "--trust-remote-code", "--run", "--resume", "--no-resume",
+        "--offline", "--yes", "-y",
         "--dry-run", "--json", "--quiet", "-q",
     },
     "quantize": STAGE | WEIGHTS,
@@ -77,8 +78,8 @@ SURFACE: dict[str, set[str]] = {
     "gguf": {"--run", "--out", "--measure", "--json", "--quiet", "-q"},
     "report": {"--run", "--html", "--markdown", "--json"},
     "demo": {
-        "--budget", "--trials", "--sensitivity", "--seed", "--through", "--run", "--resume", "--no-resume", "--json",
-        "--quiet", "-q",
+        "--budget", "--trials", "--sensitivity", "--seed", "--through", "--run", "--resume", "--no-resume",
+        "--json", "--quiet", "-q",
     },
     "ingest": {
         "--model", "--gpu", "--format", "--gpu-memory-utilization", "--kv-cache-memory", "--save",
