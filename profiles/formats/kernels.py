@@ -40,8 +40,11 @@ CPU_FP8_COST = (
     "PyTorch multiplies FP8 element by element here: 50 ms for one row of a 576 x 576 layer, INT8 0.05 ms "
     "(one core of a Sapphire Rapids, torch 2.13)"
 )
-SLOWER_COST = "a slower kernel than Marlin; by how much is not known: measure"
+PADDED_COST = "inputs or outputs are padded and cut in every step; by how much slower is not known: measure"
 """Factors: published throughput relative to BF16, saturated, and single-stream times per token."""
+
+MACHETE_GROUPS = (None, 64, 128)
+"""Of `machete_utils.py` for 16-bit activations; None: one scale per channel."""
 
 
 class KernelSupport(Contract):
@@ -282,18 +285,15 @@ def _weight_only_int_cuda(fmt: Format, sm: int, n: int | None, k: int | None) ->
             kernel=None, reason=f"weight-only INT needs compute capability 7.5, got {sm / 10}"
         )
     cost = INT4_COST if fmt.weight_bits == 4 else INT8_COST
-    if sm == 90 and fmt.symmetric and (k is None or k % 128 == 0) and (n is None or n % 128 == 0):
+    if sm == 90 and fmt.group_size in MACHETE_GROUPS and (k or 64) % 64 == 0 and (n or 128) % 128 == 0:
         return KernelSupport(kernel="MacheteLinearKernel", reason="Machete (Hopper)", cost=cost)
-    if n is None or k is None or (n % 64 == 0 and k % 128 == 0):
+    if n is None or k is None or (n % 64 == 0 and k % 128 == 0) or (n % 128 == 0 and k % 64 == 0):
         return KernelSupport(kernel="MarlinLinearKernel", reason="Marlin", cost=cost)
-    if sm >= 80 and fmt.symmetric and n % 8 == 0 and k % 32 == 0:
-        return KernelSupport(
-            kernel="ExllamaLinearKernel" if fmt.weight_bits == 4 else "ConchLinearKernel",
-            slow=True,
-            reason=f"Marlin wants out % 64 and in % 128, got out {n}, in {k}: a slower kernel serves it",
-            cost=SLOWER_COST,
-        )
-    return KernelSupport(kernel=None, reason=f"no weight-only kernel takes out {n}, in {k} on sm_{sm}")
+    return KernelSupport(
+        kernel="MarlinLinearKernel",
+        reason=f"Marlin, its tiles padded around out {n}, in {k}",
+        cost=PADDED_COST,
+    )
 
 
 def cpu_environment(formats: Iterable[str]) -> dict[str, str]:

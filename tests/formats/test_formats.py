@@ -152,3 +152,35 @@ def test_aliases_and_nearest_names() -> None:
     assert get_format("fp8").name == "FP8_DYNAMIC"
     with pytest.raises(UsageError, match="W4A16_G128"):
         get_format("W4A16_G129")
+
+
+@pytest.mark.parametrize(
+    ("shape", "format_name", "kernel"),
+    [
+        ((4096, 6144), "W4A16_G128", "MacheteLinearKernel"),
+        ((4096, 28672), "W8A8", "CutlassInt8ScaledMMLinearKernel"),
+        ((14336, 4096), "W8A16", "MacheteLinearKernel"),
+        ((4096, 6144), "W4AFP8", "CutlassW4A8LinearKernel"),
+        ((576, 1536), "W8A16", "MacheteLinearKernel"),  # an input of 64s is enough
+        ((576, 1536), "BF16", "UnquantizedLinearMethod"),
+        ((1536, 576), "W4A16_G128", "MarlinLinearKernel"),
+        ((576, 576), "W4A16_G64", "MarlinLinearKernel"),  # padded
+    ],
+)
+def test_kernels_that_vllm_chose_on_an_h100(shape: tuple[int, int], format_name: str, kernel: str) -> None:
+    """docs/gpu.md: the layer timer's and the engine's own choice, vLLM 0.26."""
+    hopper = device("cuda", capability=(9, 0))
+    found = kernel_support(get_format(format_name), hopper, shape[1], shape[0])
+    assert found.kernel == kernel
+
+
+def test_marlin_pads_what_its_tiles_do_not_meet() -> None:
+    ada = device("cuda", capability=(8, 9))
+    plain = kernel_support(get_format("W4A16_G64"), ada, 1536, 576)  # out of 128s, in of 64s
+    padded = kernel_support(get_format("W4A16_G64"), ada, 576, 576)
+    assert (plain.kernel, padded.kernel) == ("MarlinLinearKernel", "MarlinLinearKernel")
+    assert "padded" in padded.reason
+    assert "padded" in padded.cost
+    assert "padded" not in plain.reason
+    finer = kernel_support(get_format("W4A16_G32"), device("cuda", capability=(9, 0)), 4096, 4096)
+    assert finer.kernel == "MarlinLinearKernel"  # Machete takes no groups of 32

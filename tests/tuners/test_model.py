@@ -17,7 +17,7 @@ from tuners.model.host import ModelHost
 from tuners.model.inputs import fp8_per_token, int8_per_token
 from tuners.model.variants import VariantStore, rtn
 from tuners.plan import Unit, uniform
-from tuners.sensitivity.fast import measure_fast
+from tuners.sensitivity.fast import Seen, measure_fast
 from tuners.sensitivity.measure import measure_kl
 from tuners.sensitivity.quick import RoundedStore, quick_scores
 from tuners.sensitivity.stopping import rank_correlation
@@ -168,6 +168,23 @@ def test_quick_scores_rank_units_as_the_stored_variants_do_and_write_nothing(
             assert rank_correlation(*zip(*pairs, strict=True)) > 0.6
     assert all(torch.equal(before[n], p) for n, p in host.model.named_parameters())
     assert not list(tmp_path.iterdir())
+
+
+def test_sequences_together_give_the_same_and_strides_part_the_positions(
+    host: ModelHost, store: VariantStore, ids: torch.Tensor
+) -> None:
+    alone = measure_fast(host, store, ids[:5])
+    three = measure_fast(host, store, ids[:5], together=3)
+    assert three.gdy2 == pytest.approx(alone.gdy2)
+    assert three.fisher == pytest.approx(alone.fisher)
+
+    seen = Seen(torch.arange(14.0).reshape(7, 2), torch.arange(21.0).reshape(1, 7, 3), torch.arange(7.0))
+    even, odd = seen.every(2, 0), seen.every(2, 1)
+    assert even.x[:, 0].tolist() == [0, 4, 8, 12]
+    assert odd.x[:, 0].tolist() == [2, 6, 10]
+    assert torch.cat([even.grads, odd.grads], 1).sum() == seen.grads.sum()
+    assert even.y is not None
+    assert even.y.tolist() == [0, 2, 4, 6]
 
 
 def test_the_fisher_signal_sums_to_the_kl_of_uniform_int8(

@@ -28,6 +28,10 @@ GPTQ_WEIGHTS, GPTQ_HESSIANS = 9, 4
 ROUNDING_WEIGHTS = 4
 """The same of rounding to nearest."""
 
+QUICK_ROWS = 4
+"""What all linears see of a sequence, times: the one at work twice, every other position of four
+(tuners/sensitivity/quick.py)."""
+
 ASKED = "asked for"
 
 SHARE_OF_AVAILABLE = 0.9
@@ -276,7 +280,8 @@ def _resident(s: _Sizes) -> list[StageMemory]:
     variants = min(used.variant_memory_bytes, dense)
     gradients = _stage(
         "gradients", weights,
-        variants=variants, rows=2 * s.all_seen, logits=8 * 4 * used.seq_len * s.vocab,
+        variants=variants, rows=(QUICK_ROWS if used.is_quick else 2) * s.all_seen,
+        logits=8 * 4 * used.seq_len * s.vocab,
         graph=s.count * used.seq_len * s.features * s.item, rounding=ROUNDING_WEIGHTS * s.weight,
     )  # fmt: skip
     plan = _stage("plan", weights, variants=variants, logits=3 * s.logits, batch=s.batch)

@@ -40,26 +40,35 @@ def measure_fast(
     seed: int = 0,
     weights: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
+    stride: int = 1,
+    together: int = 1,
 ) -> FastSignals:
     """Both signals from `probes` backward passes for each of the sequences `ids` (sequences, tokens).
 
-    `weights` (sequences, tokens) count the loss where the next token matters (None: everywhere).
-    Memory: inputs and gradients of one sequence at a time, (1 + probes) x tokens x features floats.
+    `weights` (sequences, tokens) count the loss where the next token matters (None: everywhere). With a
+    `stride` the outputs' changes are taken at every so-manieth position alone: `gdy2` stays unbiased,
+    `fisher` is the sum of those positions. Memory: inputs, outputs and gradients of `together` sequences at
+    a time, (2 + probes) x tokens / stride x features floats each; weights are rounded once for all of them.
     """
     rng = torch.Generator(device="cpu").manual_seed(seed)
     fisher: dict[tuple[str, str], float] = {}
     gdy2: dict[tuple[str, str], float] = {}
     units = list(host.units.values())
-    for row in range(len(ids)):
-        counted = None if weights is None else weights[row]
-        seen = _backward(host, ids[row : row + 1], units, rng, probes, counted)
+    for start in range(0, len(ids), together):
+        rows = range(start, min(start + together, len(ids)))
+        seen = []
+        for row in rows:
+            counted = None if weights is None else weights[row]
+            found = _backward(host, ids[row : row + 1], units, rng, probes, counted)
+            seen.append({name: one.every(stride, row % stride) for name, one in found.items()})
         for unit in units:
-            for fmt, (dots,) in projections(host, store, unit, [seen]):
+            for fmt, of_rows in projections(host, store, unit, seen):
                 key = unit.name, fmt
-                fisher[key] = fisher.get(key, 0.0) + float(dots.sum(-1).square().sum())
-                gdy2[key] = gdy2.get(key, 0.0) + float(dots.square().sum())
+                for dots in of_rows:
+                    fisher[key] = fisher.get(key, 0.0) + float(dots.sum(-1).square().sum())
+                    gdy2[key] = gdy2.get(key, 0.0) + stride * float(dots.square().sum())
         if progress is not None:
-            progress(row + 1, len(ids))
+            progress(rows.stop, len(ids))
     tokens = float(ids.numel() if weights is None else weights.sum())
     scale = 0.5 / (tokens * probes)
     return FastSignals(
@@ -77,6 +86,14 @@ class Seen:
     x: Tensor
     grads: Tensor
     y: Tensor | None = None
+
+    def every(self, stride: int, first: int) -> Seen:
+        """The same at every `stride`-th position from `first` on."""
+        if stride == 1:
+            return self
+        part = slice(first, None, stride)
+        y = None if self.y is None else self.y[part].clone()
+        return Seen(self.x[part].clone(), self.grads[:, part].clone(), y)
 
 
 def _backward(

@@ -18,6 +18,12 @@ from tuners.model.host import ModelHost, model_feed
 from tuners.model.variants import LinearVariant, VariantStore, rtn_all
 from tuners.sensitivity.fast import measure_fast
 
+STRIDE = 2
+"""Output changes at every other position: half their matmuls, on texts that are twice as many for it."""
+
+TOGETHER = 4
+"""Sequences for which weights are rounded once: their inputs, outputs and gradients are held at a time."""
+
 
 class RoundedStore(VariantStore):
     """Variants rounded to nearest when they are asked for; nothing is written.
@@ -69,5 +75,8 @@ def quick_scores(
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[tuple[str, str], float]:
     """(unit, format) to (g . dy)^2 in nats per token, from one probe for each sequence of `ids`."""
-    found = measure_fast(host, store, ids, probes=1, seed=seed, weights=weights, progress=progress)
+    found = measure_fast(
+        host, store, ids, probes=1, seed=seed, weights=weights, progress=progress,
+        stride=STRIDE, together=TOGETHER,
+    )  # fmt: skip
     return found.gdy2
