@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from textual import events
 from textual.pilot import Pilot
+from textual.widgets import Input
 from textual.widgets._footer import FooterKey
 
 from advisor.pipeline.inputs import RunInputs
@@ -116,6 +117,28 @@ def test_a_wrong_value_is_marked_at_its_field_and_starts_nothing() -> None:
         await pilot.press("up", *"streamed", "enter", *["right"] * 9, "escape", "s")
         await shows(app, pilot, "memory: a quick search holds the whole model")
         assert wrong() == ["memory"]
+
+    drive(scenario, gpu=None, model="m", size=(80, 24))
+
+
+def test_trials_follow_a_quick_sensitivity_unless_they_were_chosen() -> None:
+    def trials(app: AdvisorApp) -> str:
+        return app.screen.query_one("#trials", Input).value
+
+    async def scenario(app: AdvisorApp, pilot: Pilot[Any]) -> None:
+        await opened(app, pilot, "4", "tune")
+        await pilot.press("m", "enter", "enter", "enter", *["right"] * 3)
+        await shows(app, pilot, "quick")
+        await until(pilot, lambda: "--sensitivity quick" in twin(app))
+        assert trials(app) == "0"
+        assert "--trials" not in twin(app)
+        await pilot.press("left")
+        await until(pilot, lambda: "--sensitivity fast" in twin(app))
+        assert trials(app) == "32"
+        app.screen.query_one("#trials", Input).value = "5"
+        await pilot.press("right")
+        await until(pilot, lambda: "--sensitivity quick" in twin(app))
+        assert "--trials 5" in twin(app)
 
     drive(scenario, gpu=None, model="m", size=(80, 24))
 

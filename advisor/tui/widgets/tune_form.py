@@ -153,10 +153,20 @@ class TuneForm(Container):
     @on(Stepper.Changed)
     def _changed(self, event: Message) -> None:
         event.stop()
+        self._follow_sensitivity()
         for field in self.query(Field):  # what is right now is no longer marked
             if field.has_class("-wrong") and not self._problem_of(field):
                 field.remove_class("-wrong")
         self.post_message(self.Changed())
+
+    def _follow_sensitivity(self) -> None:
+        """Trials that nobody chose are those of the sensitivity that is chosen now."""
+        from advisor.pipeline.inputs import default_trials
+
+        before, now = self._session.sensitivity, str(self.query_one("#sensitivity", Stepper).value)
+        trials = self.query_one("#trials", Field)
+        if now != before and trials.value == str(default_trials(before, self._objective)):
+            trials.value = str(default_trials(now, self._objective))
 
     # what is wrong
 
