@@ -13,7 +13,6 @@ import os
 import pty
 import re
 import select
-import shutil
 import signal
 import struct
 import sys
@@ -116,34 +115,16 @@ def terminal(tmp_path: Path) -> Iterator[Callable[[], Terminal]]:
                 one_process.kill()
 
 
-@pytest.fixture
-def short_model(demo_model: Path, tmp_path: Path) -> Path:
-    """The demo's model cut after its fourth block: real weights and words, a fifth of the work. It knows
-    nothing, so its logits are lowered: else it would be sure of nonsense, which a rounding turns over."""
-    from safetensors.torch import load_file, save_file
-
-    blocks, folder = 4, tmp_path / "short"
-    shutil.copytree(demo_model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": blocks}))
-    later = re.compile(rf"model\.layers\.(?!(?:{'|'.join(map(str, range(blocks)))})\.)")
-    weights = load_file(demo_model / "model.safetensors")
-    kept = {name: tensor for name, tensor in weights.items() if not later.match(name)}
-    kept["model.norm.weight"] *= 0.1
-    save_file(kept, folder / "model.safetensors", {"format": "pt"})
-    return folder
-
-
 @pytest.mark.engine
 def test_from_nothing_to_a_validated_bundle(
-    terminal: Callable[[], Terminal], short_model: Path, tmp_path: Path
+    terminal: Callable[[], Terminal], demo_model: Path, tmp_path: Path
 ) -> None:
     ui = terminal()
     ui.shows("Formats", "native")
 
     ui.type("2", "Models: ", "tok/s")
     ui.type("o", "Open a model")
-    ui.type(f"{short_model}\r", "KV bytes per token", "checkpoint on disk")
+    ui.type(f"{demo_model}\r", "KV bytes per token", "checkpoint on disk")
 
     ui.type("3", "General text and chat", "Recommendation for generic")
     ui.type("k", "prior")
@@ -159,7 +140,10 @@ def test_from_nothing_to_a_validated_bundle(
     ui.type("\r", "through")
     ui.type("hh", "--through quantize")
     ui.type("ll", "--through export")
-    ui.type("\r\r\r\rs", "started: advisor tune")  # past speed, method and recovery, out of the form, start
+    ui.type("\r\r\r\r", "m More")  # past speed, method and recovery, out of the form
+    ui.type("m", "sensitivity", "latency")
+    ui.type("\r\r\rlll", "--sensitivity quick")
+    ui.type("\r\rs", "started: advisor tune")  # past latency, out of the form, start
     ui.shows("│ live │", "x Stop")
 
     ui.type("p", "│ paused │")
