@@ -5,17 +5,22 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from profiles.errors import RunFailed
 from profiles.footprint.schema import ServingSpec
 from profiles.models.reader import read_model
 from profiles.tasks.schema import EvaluationItem
 from tests.validate.examples import cpu_device
+from tuners.child import run_child
 from tuners.events import Event, Progress
-from tuners.plan import PrecisionPlan
+from tuners.plan import PrecisionPlan, uniform
 from tuners.units import build_units
+from tuners.validate.blame import Blame, BlameSpec
+from tuners.validate.capture import Captured, CaptureSpec
 from tuners.validate.measure import MeasureSpec
 from tuners.validate.questions import Question
 from tuners.validate.run import measure_checkpoint
@@ -182,3 +187,26 @@ def test_an_engine_that_cannot_start_says_why(tiny: Path, tmp_path: Path) -> Non
         measure_checkpoint(spec, emit=lambda _: None, log_path=tmp_path / "engine.log")
     assert "No available memory for the cache blocks" in (caught.value.got or "")
     assert str(tmp_path / "engine.log") in (caught.value.where or "")
+
+
+def test_units_in_16_bits_are_blamed_for_nothing(tiny: Path, tmp_path: Path) -> None:
+    """The engine's inputs and outputs of every unit are those of torch: nothing that it does in place later,
+    such as rotating queries and keys, is taken for an error of theirs."""
+    units = tuple(build_units(read_model(str(tiny)), cpu_device()))
+    spec = CaptureSpec(
+        checkpoint=str(tiny), serving=SERVING, unit_names=tuple(u.name for u in units), texts=TEXTS,
+        folder=str(tmp_path / "layers"),
+    )  # fmt: skip
+
+    def child(module: str, asked: BaseModel) -> dict[str, Any]:
+        return run_child(module, asked, emit=lambda _e: None, log_path=tmp_path / "log", stage="diagnose")
+
+    captured = Captured.model_validate(child("tuners.validate.capture", spec))
+    assert set(captured.watched) == {u.name for u in units}
+    asked = BlameSpec(
+        model_path=str(tiny), units=units, plan=uniform(units, "16-bit"), folder=captured.folder,
+        watched=tuple(captured.watched),
+    )  # fmt: skip
+    for one in Blame.model_validate(child("tuners.validate.blame", asked)).units:
+        assert one.error < 1e-3, one
+        assert one.drift < 1e-2, one

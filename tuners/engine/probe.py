@@ -44,13 +44,16 @@ class WorkerProbe:
 
     def advisor_watch(self, modules: dict[str, str]) -> None:
         """Keep inputs and outputs of the modules (unit name -> module name) from now on."""
+        import torch
+
         self._watched: dict[str, tuple[list[Any], list[Any]]] = {name: ([], []) for name in modules}
         model = self.model_runner.get_model()
 
         def keep(name: str, args: Any, out: Any) -> None:
-            inputs, outputs = self._watched[name]
-            inputs.append(args[0].detach().float().cpu())
-            outputs.append((out[0] if isinstance(out, tuple) else out).detach().float().cpu())
+            # copied in any case: the engine rotates queries and keys, and adds residuals, in place
+            both = args[0], out[0] if isinstance(out, tuple) else out
+            for kept, value in zip(self._watched[name], both, strict=True):
+                kept.append(value.detach().to("cpu", torch.float32, copy=True))
 
         self._handles = [
             model.get_submodule(module).register_forward_hook(
