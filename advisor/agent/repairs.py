@@ -47,8 +47,8 @@ def _best(now: Situation) -> tuple[PrecisionPlan, Settings] | None:
 
 
 def measure(now: Situation, why: str) -> Decision | None:
-    """After a quick search, one by measured sensitivities: on the demo model its plans lose less at 7 bits
-    and as much below (benchmarks/allocators.py, part time)."""
+    """After a quick search, one by measured sensitivities, with weights quantized as they will be, and the
+    choice among several signals' plans."""
     if now.settings.sensitivity != "quick":
         return None
     return next_attempt(

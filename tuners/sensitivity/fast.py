@@ -45,8 +45,8 @@ def measure_fast(
 ) -> FastSignals:
     """Both signals from `probes` backward passes for each of the sequences `ids` (sequences, tokens).
 
-    `weights` (sequences, tokens) count the loss where the next token matters (None: everywhere). With a
-    `stride` the outputs' changes are taken at every so-manieth position alone: `gdy2` stays unbiased,
+    `weights` (sequences, tokens) count the loss where the next token matters (None: everywhere). The
+    outputs' changes are taken at every `stride`-th position alone: of more than 1 `gdy2` stays unbiased,
     `fisher` is the sum of those positions. Memory: inputs, outputs and gradients of `together` sequences at
     a time, (2 + probes) x tokens / stride x features floats each; weights are rounded once for all of them.
     """
