@@ -30,7 +30,7 @@ ELSEWHERE = tempfile.mkdtemp(prefix="advisor-tests-")
 atexit.register(shutil.rmtree, ELSEWHERE, ignore_errors=True)
 """Settings and what past runs taught: a test neither reads nor changes the user's own."""
 
-EFFORT = ("--sensitivity", "quick", "--trials", "2", "--json")
+EFFORT = ("--trials", "2", "--json")
 
 
 def advisor(*tokens: str, code: int = 0) -> tuple[Any, str]:
@@ -79,6 +79,6 @@ class DemoRun(NamedTuple):
 
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
-    """`advisor demo` from a quick table with two trials, through every stage, in `advisor-runs/demo`."""
+    """`advisor demo` with two trials, through every stage, in `advisor-runs/demo`."""
     root = tmp_path_factory.mktemp("demo") / "advisor-runs" / "demo"
     return DemoRun(root, advisor("demo", *EFFORT, "--run", str(root))[0])
