@@ -92,7 +92,7 @@ def estimate(
         weights=figures.weights_figure(
             p, facts, full, plan_label, corrected if extra.residual_weights else ""
         ),
-        activation=figures.activation_figure(p, facts, full, version, known, source),
+        activation=figures.activation_figure(p, facts, view, full, version, known, source),
         non_torch=other,
         cuda_graph=graph,
         kv_bytes=figures.kv_figure(p, view, full, known, source),

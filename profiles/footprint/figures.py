@@ -59,11 +59,17 @@ def weights_figure(p: Prediction, facts: ModelFacts, spec: ServingSpec, label: s
 
 
 def activation_figure(
-    p: Prediction, facts: ModelFacts, spec: ServingSpec, version: Version, known: Provenance, source: str
+    p: Prediction,
+    facts: ModelFacts,
+    view: DeviceView,
+    spec: ServingSpec,
+    version: Version,
+    known: Provenance,
+    source: str,
 ) -> Figure:
     """The transient peak, with the law's numbers."""
     b = p.served_bytes
-    per_entry = sampler_bytes(facts, version) + b
+    per_entry = sampler_bytes(facts, version, cuda=not view.cpu) + b
     formula = (
         f"max(sampler: {spec.max_num_batched_tokens} x {facts.hidden} x {b} + {spec.max_num_seqs} x "
         f"{facts.vocab} x {per_entry:.1f}; MLP: {spec.max_num_batched_tokens} x (3 x {facts.intermediate} / "

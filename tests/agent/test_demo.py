@@ -51,7 +51,7 @@ def test_auto_repairs_a_missed_floor_within_the_budget_that_it_may_use(
     floor = 1 + 0.5 * (before - 1)  # missed by far: a larger plan at once, no search and no other rounding
     assert int4 / search["perplexity_original"] > floor
     command = ("auto", str(MODEL), "--budget", "6bits", "--max-budget", "8bits", "--floor", f"{floor:.6f}",
-               "--run", str(copied), "--offline", *EFFORT)  # fmt: skip
+               "--attempts", "4", "--run", str(copied), "--offline", *EFFORT)  # fmt: skip
 
     found, log = advisor(*command)
 
