@@ -25,7 +25,12 @@ FIRST_DEFAULTS: dict[Version, frozenset[str]] = {
 
 DENSE = (0, 25)
 """From here on it serves every model without experts or state-space layers, and these with experts."""
-MOE_DEFAULTS = frozenset({"DeepseekV2ForCausalLM", "GraniteMoeForCausalLM", "Qwen2MoeForCausalLM"})
+LATER_DEFAULTS: dict[str, Version] = {
+    "DeepseekV2ForCausalLM": (0, 25), "GraniteMoeForCausalLM": (0, 25), "Qwen2MoeForCausalLM": (0, 25),
+    "InklingForCausalLM": (0, 26), "InklingForConditionalGeneration": (0, 26),
+    "LongcatFlashNgramForCausalLM": (0, 26), "KimiK3ForConditionalGeneration": (0, 27),
+    "DeepseekV4ForCausalLM": (0, 28),
+}  # fmt: skip
 
 EVERY = (0, 29)
 """From here on it serves every model, and measures its CUDA graphs before it sizes the cache. Earlier its
@@ -38,7 +43,8 @@ def is_second(facts: ModelFacts, version: Version) -> bool:
         return True
     if version >= DENSE:
         stateful = any(layer.kind is KvKind.MAMBA for layer in facts.kv_layers)
-        return (not facts.experts and not stateful) or facts.architecture in MOE_DEFAULTS
+        named = version >= LATER_DEFAULTS.get(facts.architecture, EVERY)
+        return named or (not facts.experts and not stateful)
     if facts.stored_method and version < (0, 24):
         return False
     return facts.architecture in FIRST_DEFAULTS.get(version, frozenset())

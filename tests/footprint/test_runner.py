@@ -38,6 +38,8 @@ def test_the_second_runner_measured_on_an_h100() -> None:
         ((0, 25), {"architecture": "GemmaForCausalLM"}, True, True),
         ((0, 28), {"experts": 8}, False, False),
         ((0, 28), {"experts": 8, "architecture": "Qwen2MoeForCausalLM"}, True, True),
+        ((0, 26), {"experts": 8, "architecture": "KimiK3ForConditionalGeneration"}, False, False),
+        ((0, 27), {"experts": 8, "architecture": "KimiK3ForConditionalGeneration"}, True, True),
         ((0, 29), {"experts": 8}, True, False),
     ],
 )
