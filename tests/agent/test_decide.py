@@ -135,6 +135,23 @@ def test_a_plan_below_its_budget_is_promoted_first() -> None:
     assert found.settings == slack
 
 
+def test_promotions_that_promise_little_of_a_large_gap_cost_no_attempt_while_the_budget_may_grow() -> None:
+    promoted = {"u5", *(f"u{i}" for i in range(7, COUNT))}  # the exact plan has u6 for u5
+    formats = {u.name: "W8A8" if u.name in promoted else "W4A16_G64" for u in units()}
+    nearly = PrecisionPlan(formats=formats, label="nearly exact")
+    half = nearly.bytes_of(units())
+    missed = attempt(1, nearly, 1.3, failed=("quality floor",), now=settings(budget_bytes=half))
+    exact = exact_plan(units(), SCORES, half, "x")
+    gain = 1 - predicted_loss(exact.formats, SCORES) / predicted_loss(formats, SCORES)
+    assert 0.02 < gain < 0.1
+
+    assert decide(situation(missed, budget_bytes=half, max_budget_bytes=half)).action is Action.PROMOTE
+    assert decide(situation(missed, budget_bytes=half, max_budget_bytes=INT8)).action is Action.BUDGET
+    close = attempt(1, nearly, 1.0501, failed=("quality floor",), now=settings(budget_bytes=half))
+    found = decide(situation(close, budget_bytes=half, max_budget_bytes=INT8))
+    assert found.action is Action.PROMOTE  # a few percent are what is missing
+
+
 def test_a_small_gap_is_searched_then_calibrated_before_it_costs_bytes() -> None:
     close = attempt(1, int4(), 1.055, failed=("quality floor",))
     more = decide(situation(close, max_budget_bytes=INT8))
