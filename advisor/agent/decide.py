@@ -118,6 +118,8 @@ def _better(now: Situation, share: float, why: str, gap: float = 1.0) -> Decisio
             f"promoting {len(changed)} units",
             in_words(changed), settings, exact,
         )  # fmt: skip
+    if grows and now.last.decision.action is Action.BUDGET:  # the rest of the bytes is surest
+        return _grow(now, share, why, plan, here)
     free = without_bytes(now, why, gap, last_means=not grows)
     if free is not None:
         return free

@@ -152,6 +152,16 @@ def test_promotions_that_promise_little_of_a_large_gap_cost_no_attempt_while_the
     assert found.action is Action.PROMOTE  # a few percent are what is missing
 
 
+def test_a_larger_budget_that_misses_a_little_is_enlarged_again() -> None:
+    larger = exact_plan(units(), SCORES, (INT4 + INT8) // 2, "promoted")
+    now = settings(budget_bytes=larger.bytes_of(units()))
+    first = attempt(1, int4(), 1.3, failed=("quality floor",))
+    second = attempt(2, larger, 1.055, failed=("quality floor",), action=Action.BUDGET, now=now)
+    found = decide(situation(first, second, max_budget_bytes=INT8))
+    assert found.action is Action.BUDGET
+    assert found.settings.budget_bytes > now.budget_bytes
+
+
 def test_a_small_gap_is_searched_then_calibrated_before_it_costs_bytes() -> None:
     close = attempt(1, int4(), 1.055, failed=("quality floor",))
     more = decide(situation(close, max_budget_bytes=INT8))
