@@ -23,8 +23,9 @@ LEFT_OUT = {"torchvision", "torchaudio", "torchcodec", "precision-advisor"}
 RUN_EXTRAS = ("cpu", "quantize", "demo", "report", "web", "mcp")
 BESIDE = ("setuptools",)
 SET_BY_DEFAULT_TORCH = {"triton": "3.7.1"}
-"""torch 2.13's default build, which most indexes serve, asks for exactly this triton; beside the CPU build any
-version is installed, and its metadata does not say which one the other build wants. Look it up with every torch."""
+"""torch 2.13's default build, which most indexes serve, asks for exactly this triton; beside the CPU build
+any version is installed, whose metadata does not name the other's. Look it up with every
+new torch."""
 TEST_TOOLS = ("pytest-textual-snapshot", "pytest-xdist", "types-PyYAML", "scipy-stubs")
 
 

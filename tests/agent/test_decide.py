@@ -162,6 +162,21 @@ def test_a_larger_budget_that_misses_a_little_is_enlarged_again() -> None:
     assert found.settings.budget_bytes > now.budget_bytes
 
 
+def test_when_no_larger_budget_is_left_a_small_gap_is_still_searched_then_calibrated() -> None:
+    most = exact_plan(units(), SCORES, (INT4 + INT8) // 2, "promoted")
+    now = settings(budget_bytes=most.bytes_of(units()))
+    allowed = now.budget_bytes + 8  # a few bytes more than the plan takes, in which no other plan fits
+    first = attempt(1, int4(), 1.3, failed=("quality floor",))
+    second = attempt(2, most, 1.052, failed=("quality floor",), action=Action.BUDGET, now=now)
+    searched = decide(situation(first, second, max_budget_bytes=allowed))
+    assert (searched.action, searched.settings.trials) == (Action.TRIALS, 64)
+    third = attempt(3, most, 1.052, failed=("quality floor",), action=Action.TRIALS,
+                    now=now.model_copy(update={"trials": 64}), repeated=True)  # fmt: skip
+    assert decide(situation(first, second, third, max_budget_bytes=allowed)).action is Action.CALIBRATION
+    far = attempt(2, most, 1.2, failed=("quality floor",), action=Action.BUDGET, now=now)
+    assert decide(situation(first, far, max_budget_bytes=allowed)).status == "not reached"
+
+
 def test_a_small_gap_is_searched_then_calibrated_before_it_costs_bytes() -> None:
     close = attempt(1, int4(), 1.055, failed=("quality floor",))
     more = decide(situation(close, max_budget_bytes=INT8))
