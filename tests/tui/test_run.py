@@ -17,6 +17,7 @@ from advisor.tui import app as app_module
 from advisor.tui.app import AdvisorApp
 from advisor.tui.process import Launched
 from advisor.tui.widgets.lists import Table
+from advisor.tui.widgets.stages import Stages
 from profiles.errors import RunFailed
 from tests.tui.driving import append, drive, opened, shows, text, until
 from tuners.events import StageFailed, StageStarted
@@ -42,6 +43,36 @@ def test_a_stream_is_followed_while_it_grows(recorded: Path) -> None:
         await shows(app, pilot, "best KL", "W8A8 x", "Trials 12")
 
     drive(scenario, run=recorded)
+
+
+def test_the_stage_at_work_stays_in_sight_until_the_reader_scrolls_away(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = lines_of(recorded)
+    stages = [i for i, line in enumerate(lines) if json.loads(line)["kind"] == "stage_started"]
+    (recorded / "events.jsonl").write_text("\n".join(lines[: stages[-2]]) + "\n")
+    for cached in recorded.glob("validation*.json"):
+        cached.unlink()
+    monkeypatch.setattr(AdvisorApp, "working", lambda _app: os.getpid())
+
+    async def scenario(app: AdvisorApp, pilot: Pilot[Any]) -> None:
+        await opened(app, pilot, "5", "validate")
+        panel = app.screen.query_one(Stages)
+        await until(pilot, lambda: panel.max_scroll_y > 0 and panel.scroll_y == panel.max_scroll_y)
+        append(
+            recorded / "events.jsonl", [StageStarted(stage="extra", title="Yet another").model_dump_json()]
+        )
+        await shows(app, pilot, "Yet another", "the run is at work")
+        panel.scroll_home(animate=False)
+        await until(pilot, lambda: panel.scroll_y == 0)
+        append(
+            recorded / "events.jsonl", [StageStarted(stage="last", title="The last one").model_dump_json()]
+        )
+        await until(pilot, lambda: "last" in app.run_state.stages)
+        await pilot.pause(1)
+        assert panel.scroll_y == 0
+
+    drive(scenario, run=recorded, size=(80, 24))
 
 
 def test_the_sensitivity_map_is_drawn(recorded: Path) -> None:

@@ -17,11 +17,11 @@ from advisor.tui import run_files
 from advisor.tui.run_state import FULL
 from advisor.tui.screens.base import AdvisorScreen
 from advisor.tui.session import Session
-from advisor.tui.stage_words import stage_lines
 from advisor.tui.widgets.front_plot import MARKS, FrontItem, FrontPlot, Sizes
 from advisor.tui.widgets.layer_grid import plan_text
 from advisor.tui.widgets.lists import Scroll, Table
 from advisor.tui.widgets.sheet import Sheet
+from advisor.tui.widgets.stages import Stages
 from advisor.tui.widgets.tune_form import TuneForm
 from advisor.tui.words import duration, plain, size
 from profiles.errors import AdvisorError
@@ -89,9 +89,7 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, f o
         yield TuneForm(self.session, id="form")
         yield Sheet(id="problem", classes="error")
         with Grid(id="panels"):
-            with Scroll(id="stages-panel", classes="panel") as stages:
-                stages.border_title = "Stages"
-                yield Sheet(id="stages")
+            yield Stages()
             plot = FrontPlot(id="front", classes="panel")
             plot.border_subtitle = " ".join(f"{mark} {kind}" for kind, (mark, _) in MARKS.items())
             yield plot
@@ -227,7 +225,7 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, f o
             return
         self._dirty = False
         state = self.state
-        self.query_one("#stages", Sheet).show(stage_lines(state, self.advisor.working()))
+        self.query_one(Stages).show(state, self.advisor.working())
         self._complain(self._problem)
         self._draw_trials()
         self._draw_front()

@@ -14,9 +14,9 @@ from textual.widget import Widget
 from advisor.tui import run_files
 from advisor.tui.process import tail
 from advisor.tui.screens.base import AdvisorScreen
-from advisor.tui.stage_words import stage_lines
 from advisor.tui.widgets.lists import Scroll, Table
 from advisor.tui.widgets.sheet import Sheet
+from advisor.tui.widgets.stages import Stages
 from advisor.tui.words import plain, size
 from tuners.events import Event, Measured
 
@@ -58,9 +58,7 @@ A gate that fails is a result: the verdict says which and why, and the bundle re
         """Verdict above; stages and measurements; answers or log below."""
         yield Sheet(id="verdict")
         with Grid(id="panels"):
-            with Scroll(id="stages-panel", classes="panel") as stages:
-                stages.border_title = "Stages"
-                yield Sheet(id="stages")
+            yield Stages()
             lines = Table("ok", "line", ">predicted", ">measured", ">off by", id="lines", classes="panel")
             lines.border_title = "Predicted and measured"
             yield lines
@@ -116,7 +114,7 @@ A gate that fails is a result: the verdict says which and why, and the bundle re
         if not self._dirty:
             return
         self._dirty = False
-        self.query_one("#stages", Sheet).show(stage_lines(self.state, self.advisor.working()))
+        self.query_one(Stages).show(self.state, self.advisor.working())
         report = None if root is None else run_files.validation(root)
         self.query_one("#verdict", Sheet).show(self._verdict(report))
         measured: Iterable[Line | Measured] = self.state.measured.values() if report is None else report.lines
@@ -134,6 +132,8 @@ A gate that fails is a result: the verdict says which and why, and the bundle re
         state = self.state
         if state.error is not None and self.advisor.working() is None:
             return plain(state.error_text, "red")
+        if report is None and self.advisor.working() is not None:
+            return plain("not validated yet: the run is at work; x stops it", "dim")
         if report is None:
             return plain("not validated yet: s quantizes and validates the run that is open", "dim")
         words = ("✓ PASSED", "bold green") if report.passed else ("✗ FAILED", "bold red")

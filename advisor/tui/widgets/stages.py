@@ -1,0 +1,25 @@
+"""The panel of a run's stages: while the run is at work the running stage stays in sight."""
+
+from __future__ import annotations
+
+from advisor.tui.run_state import RunState
+from advisor.tui.stage_words import stage_lines
+from advisor.tui.widgets.lists import Scroll
+from advisor.tui.widgets.sheet import Sheet
+
+
+class Stages(Scroll):
+    """Stages and last messages, followed to the end like a log until the reader scrolls away from it."""
+
+    BORDER_TITLE = "Stages"
+
+    def __init__(self) -> None:
+        self._sheet = Sheet(id="stages")
+        super().__init__(self._sheet, id="stages-panel", classes="panel")
+
+    def show(self, state: RunState, pid: int | None) -> None:
+        """Draw; `pid` is the process that works on the run, None when nothing does."""
+        at_end = self.max_scroll_y - self.scroll_y < 2
+        self._sheet.show(stage_lines(state, pid))
+        if pid is not None and at_end:
+            self.scroll_end(animate=False)
