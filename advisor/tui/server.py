@@ -30,6 +30,22 @@ class Server:
     messages: list[dict[str, str]] = field(default_factory=list)
 
     @property
+    def temperature(self) -> float | None:
+        """What the checkpoint's generation_config.json asks for; the engine applies it by itself."""
+        try:
+            config = json.loads((self.bundle / "model" / "generation_config.json").read_text("utf-8"))
+            return float(config["temperature"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    @property
+    def sampling(self) -> str:
+        """How answers are drawn, in words."""
+        if self.temperature is None:
+            return "greedy: generation_config.json names no temperature"
+        return f"temperature {self.temperature:g}, of generation_config.json"
+
+    @property
     def running(self) -> bool:
         """Whether its process lives."""
         return self.launched.running
@@ -53,11 +69,16 @@ class Server:
     def ask(self, text: str) -> Iterator[str]:
         """The answer piece by piece; question and answer join the conversation when it is whole.
 
+        A model whose generation_config.json names no temperature answers greedily, as in its validation: the
+        engine's own default of 1 makes small models ramble, quantized or not.
+
         Raises:
             OSError: the server went away, or answered with an error (its words are in the message).
         """
         asked = [*self.messages, {"role": "user", "content": text}]
-        body = {"messages": asked, "stream": True, "max_tokens": ANSWER_TOKENS}
+        body: dict[str, Any] = {"messages": asked, "stream": True, "max_tokens": ANSWER_TOKENS}
+        if self.temperature is None:
+            body["temperature"] = 0
         connection = http.client.HTTPConnection(HOST, self.port, timeout=600)
         said = ""
         try:

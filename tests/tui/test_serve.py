@@ -26,9 +26,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200); self.end_headers()
     def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"]
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        asked, heat = body["messages"], body.get("temperature", "engine's")
         self.send_response(200); self.end_headers()
-        for word in ("salt ", f"and {len(asked)} messages"):
+        for word in ("salt ", f"and {len(asked)} messages, temperature {heat}"):
             piece = {"choices": [{"delta": {"content": word}}]}
             self.wfile.write(f"data: {json.dumps(piece)}\\n\\n".encode())
         self.wfile.write(b"data: [DONE]\\n\\n")
@@ -48,9 +49,11 @@ def test_serve_chat_and_stop(recorded: Path) -> None:
         await until(pilot, lambda: app.server is not None and app.server.ready)
         await until(pilot, lambda: app.focused is not None and app.focused.id == "question")
         await pilot.press(*"why q", "enter")
-        await shows(app, pilot, "why q", "salt and 1 messages")
+        await shows(app, pilot, "why q", "salt and 1 messages, temperature 0", "greedy")
+        (recorded / "bundle" / "model").mkdir(exist_ok=True)
+        (recorded / "bundle" / "model" / "generation_config.json").write_text('{"temperature": 0.6}')
         await pilot.press(*"and", "enter")
-        await shows(app, pilot, "salt and 3 messages")
+        await shows(app, pilot, "salt and 3 messages, temperature engine's")
         process = app.server.launched  # type: ignore[union-attr]
         await pilot.press("escape", "v")
         await until(pilot, lambda: app.server is None)

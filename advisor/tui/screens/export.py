@@ -219,6 +219,7 @@ A bundle whose validation failed is for inspection: its run.sh refuses to serve.
             return
         if found.ready:
             chat.state(f"Server: ready, {found.address}")
+            chat.border_subtitle = found.sampling
             chat.query_one("#question").focus()
         else:
             last = (found.tail().splitlines() or [""])[-1]
