@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from tests.tuners.test_search import search, spec
 from tuners.budget import parse_memory
 from tuners.events import Event
 from tuners.plan import Unit
-from tuners.search.memory import require, search_memory
+from tuners.search.memory import RUNTIME_BYTES, require, search_memory, torch_build
 from tuners.search.schema import MemoryMode, SearchMemory, SearchSettings
 
 GIB = 2**30
@@ -157,3 +158,22 @@ def test_memory_is_a_word_or_a_size() -> None:
     for wrong in ("5bits", "40%", "much", "-1GiB"):
         with pytest.raises(UsageError, match="memory limit"):
             parse_memory(wrong)
+
+
+@pytest.mark.parametrize(
+    ("needs", "build"),
+    [
+        (["filelock", "sympy>=1.13.3"], "CPU"),
+        (["filelock", 'nvidia-cudnn-cu13==9.20.0.48; platform_system == "Linux"'], "GPU"),
+        (None, "CPU"),
+    ],
+)
+def test_the_bound_knows_which_build_of_torch_is_installed(
+    needs: list[str] | None, build: str, tiny_model_dir: Path, tiny_units: list[Unit],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    tensors = read_model(str(tiny_model_dir)).tensors
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _name: needs)
+    assert torch_build() == build
+    needed = search_memory(tensors, tiny_units, SearchSettings(), 8 * GIB)
+    assert {s.parts["runtime"] for s in needed.stages} == {RUNTIME_BYTES[build]}

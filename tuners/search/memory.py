@@ -6,6 +6,7 @@ The bound of each stage is a sum of named parts; stages follow each other, so th
 
 from __future__ import annotations
 
+import importlib.metadata as metadata
 from collections.abc import Iterable, Sequence
 
 from profiles.errors import EnvironmentProblem, UsageError
@@ -15,9 +16,10 @@ from tuners.model.limits import HESSIAN_BYTES, ROWS_BYTES, SAMPLE_CELLS, SMALL_B
 from tuners.plan import Unit
 from tuners.search.schema import Memory, MemoryMode, SearchMemory, SearchSettings, StageMemory
 
-RUNTIME_BYTES = 900 * 2**20
-"""Interpreter, PyTorch, Transformers, llm-compressor and Optuna, imported and used once (measured 0.72 GB
-with PyTorch 2.13 for the CPU; code is shared between processes but counts as resident in each)."""
+RUNTIME_BYTES = {"CPU": 900 * 2**20, "GPU": 1200 * 2**20}
+"""Interpreter, PyTorch, Transformers, llm-compressor and Optuna, imported and used once, by PyTorch's build
+(measured with PyTorch 2.13: 0.72 GB with the one for CPUs, 0.30 GB more with the one that brings the GPU
+libraries, on a machine without a GPU; code is shared between processes but counts as resident in each)."""
 
 HEAP_SHARE = 0.10
 """Freed memory that the C library keeps, as a share of the rest (measured below 6 %)."""
@@ -36,6 +38,15 @@ ASKED = "asked for"
 
 SHARE_OF_AVAILABLE = 0.9
 """The search takes no more than this of what is available now."""
+
+
+def torch_build() -> str:
+    """`GPU` when the installed PyTorch brings NVIDIA's libraries, else `CPU`; nothing is imported."""
+    try:
+        needs = metadata.requires("torch") or []
+    except metadata.PackageNotFoundError:
+        return "CPU"
+    return "GPU" if any(need.startswith(("nvidia-", "cuda-")) for need in needs) else "CPU"
 
 
 class _Sizes:
@@ -235,7 +246,7 @@ def _stage(name: str, base: dict[str, int], **parts: int) -> StageMemory:
     """A stage with the runtime and the heap's share added."""
     found = {**base, **{k.replace("_", " "): v for k, v in parts.items()}}
     found["heap"] = int(HEAP_SHARE * sum(found.values()))
-    return StageMemory(stage=name, parts={"runtime": RUNTIME_BYTES, **found})
+    return StageMemory(stage=name, parts={"runtime": RUNTIME_BYTES[torch_build()], **found})
 
 
 def _streamed(s: _Sizes) -> list[StageMemory]:
