@@ -23,7 +23,7 @@ from advisor.tui.key_order import KeysInOrder
 from advisor.tui.messages import Failed, HardwareRead, RunEvents
 from advisor.tui.process import Launched, launch, owner, pause, paused, stop, stop_group
 from advisor.tui.run_state import RunState
-from advisor.tui.screens.base import AdvisorScreen
+from advisor.tui.screens.base import WIDE_COLUMNS, AdvisorScreen
 from advisor.tui.session import Session, shown
 from advisor.tui.widgets.layer_grid import Place
 
@@ -51,7 +51,7 @@ class AdvisorApp(KeysInOrder):
     }
     DEFAULT_MODE = keymap.SCREENS[0]
     BINDINGS: ClassVar[list[BindingType]] = keymap.APP_KEYS
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (WIDE_COLUMNS, "-wide")]
     ENABLE_COMMAND_PALETTE = True
 
     def __init__(self, session: Session | None = None, config: Path | None = None) -> None:

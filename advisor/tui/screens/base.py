@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from tuners.events import Event
 
 
+WIDE_COLUMNS = 110
+"""Columns of the terminal from which panels stand beside each other."""
+
+
 class AdvisorScreen(Screen[None]):
     """Base of the seven screens; `body` is what differs."""
 
@@ -51,6 +55,11 @@ class AdvisorScreen(Screen[None]):
     def state(self) -> RunState:
         """The run that is followed."""
         return self.advisor.run_state
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the style sheets lay this out as narrow; known before the class `-narrow` is set."""
+        return self.app.size.width < WIDE_COLUMNS
 
     def compose(self) -> ComposeResult:
         """Bar, body, command, status, footer."""

@@ -222,7 +222,7 @@ context and tok/s of the table are estimates; every figure on the right says how
         self.session.choose_model(name)
         self.refresh_lines()
         self.add_class("-detail")
-        if self.has_class("-narrow"):
+        if self.narrow:
             self.set_focus(self.query_one("#bootlog"))
         self.query_one("#verdict", Static).update(f"reading {name} ...")
         self._estimate()

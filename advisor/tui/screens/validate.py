@@ -148,7 +148,7 @@ A gate that fails is a result: the verdict says which and why, and the bundle re
             out.append(f"\n? {gate.name}", style="yellow")
             out.append(f": {gate.reason}")
         good = [g for g in report.gates if g.mark == "pass"]
-        if self.has_class("-narrow") and good:
+        if self.narrow and good:
             out.append(f"\n✓ {', '.join(g.name for g in good)}", style="green")
         else:
             for gate in good:
