@@ -153,10 +153,8 @@ def devices_of(names: str) -> list[Device]:
     return list({device.name: device for device in map(find_device, wanted)}.values())
 
 
-def _families(formats: Sequence[str] | None) -> tuple[str, ...]:
-    from profiles.footprint.rank import FAMILIES
-
-    return tuple(dict.fromkeys(formats)) if formats else FAMILIES
+def _families(formats: Sequence[str] | None) -> tuple[str, ...] | None:
+    return tuple(dict.fromkeys(formats)) if formats else None
 
 
 def _unchecked(devices: Iterable[Device]) -> set[str]:

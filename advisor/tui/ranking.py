@@ -29,7 +29,7 @@ def best_answers(hardware: HardwareProfile, spec: ServingSpec) -> dict[str, Rank
 
     out: dict[str, Ranked] = {}
     served = with_dtype(spec, hardware.device)
-    for answer in rank_models(hardware, served, FAMILIES, residuals=Residuals.load()):
+    for answer in rank_models(hardware, served, residuals=Residuals.load()):
         out.setdefault(answer.model_id, answer)
     return out
 

@@ -34,6 +34,7 @@ from profiles.footprint.weights import (
     mxfp4_by_triton,
 )
 from profiles.formats import Format
+from profiles.formats.kernels import kernel_support
 from profiles.hardware.schema import Device, DeviceKind, HardwareProfile
 from profiles.models.schema import ModelProfile
 
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
     from profiles.footprint.residuals import Residuals
 
 FAMILIES = ("16-bit", "fp8", "int8", "int4", "fp4", "w8a16")
-"""Uniform families that are ranked."""
+"""Uniform families that are ranked; one that a device runs by a slow kernel alone (FP8 on most CPUs) must be
+asked for by name there, as in the search."""
 
 MAX_TENSOR_PARALLEL = 8
 
@@ -73,13 +75,14 @@ class Ranked(NamedTuple):
 def rank_models(
     hardware: HardwareProfile,
     spec: ServingSpec = ServingSpec(),
-    families: Sequence[str] = FAMILIES,
+    families: Sequence[str] | None = None,
     models: Iterable[Compiled] | None = None,
     residuals: Residuals | None = None,
 ) -> list[Ranked]:
     """Every model of the catalogue in every family on one machine: what fits first, then the largest, the
     best precision, the fastest. A model shorter than the context asked for is ranked at its own length."""
     out: list[Ranked] = []
+    families = _offered(hardware.device) if families is None else families
     for model in compiled_catalogue() if models is None else models:
         out += _answers(model, hardware, spec, families, residuals=residuals)
     order = {Verdict.FITS: 0, Verdict.FITS_IF: 1, Verdict.DOES_NOT_FIT: 2}
@@ -92,7 +95,7 @@ def rank_devices(
     model: ModelProfile,
     devices: Iterable[Device],
     spec: ServingSpec = ServingSpec(),
-    families: Sequence[str] = FAMILIES,
+    families: Sequence[str] | None = None,
     residuals: Residuals | None = None,
 ) -> list[Ranked]:
     """Every device for one model: for each family the smallest number of that device that holds it (up to
@@ -104,8 +107,9 @@ def rank_devices(
     shared: dict[tuple[object, ...], _Pricer] = {}
     for device in devices:
         best: dict[str, Ranked] = {}
+        wanted = _offered(device) if families is None else families
         for count in _counts(compiled.facts, device, spec):
-            open_families = [f for f in families if f not in best or best[f].verdict is not Verdict.FITS]
+            open_families = [f for f in wanted if f not in best or best[f].verdict is not Verdict.FITS]
             if not open_families:
                 break
             machine = HardwareProfile.model_construct(
@@ -115,8 +119,19 @@ def rank_devices(
             for found in _answers(compiled, machine, changed, open_families, shared, residuals):
                 best[found.family] = found
         out += [(device.total_bytes.value * found.devices, found) for found in best.values()]
-    out.sort(key=lambda e: (e[1].verdict is not Verdict.FITS, e[0], e[1].device, families.index(e[1].family)))
+    order = list(FAMILIES if families is None else families)
+    out.sort(key=lambda e: (e[1].verdict is not Verdict.FITS, e[0], e[1].device, order.index(e[1].family)))
     return [ranked for _, ranked in out]
+
+
+def _offered(device: Device) -> tuple[str, ...]:
+    """The families but those that only a slow kernel runs on the device."""
+    return tuple(f for f in FAMILIES if not _slow(family_formats(f), device))
+
+
+def _slow(formats: Sequence[Format], device: Device) -> bool:
+    running = [s for s in (kernel_support(f, device) for f in formats) if s.runs]
+    return bool(running) and all(s.slow for s in running)
 
 
 def _counts(facts: ModelFacts, device: Device, spec: ServingSpec) -> list[int]:

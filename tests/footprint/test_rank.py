@@ -98,6 +98,21 @@ def test_formats_without_a_kernel_are_not_ranked() -> None:
     assert families == {"16-bit"}
 
 
+def test_a_format_that_only_a_slow_kernel_runs_is_ranked_when_it_is_asked_for_by_name() -> None:
+    machine, model = cpu(), reduced(llama())
+    offered = {r.family for r in rank_models(machine, SPEC, models=[model])}
+    assert "int8" in offered
+    assert "fp8" not in offered
+    assert {r.family for r in rank_models(machine, SPEC, ("fp8",), [model])} == {"fp8"}
+    assert "fp8" in {r.family for r in rank_models(gpu(24, capability=(8, 9)), SPEC, models=[model])}
+
+    devices = [machine.device, gpu(24, capability=(8, 9)).device]
+    by_device = {(r.device, r.family) for r in rank_devices(llama(), devices, SPEC)}
+    assert (devices[0].name, "int8") in by_device
+    assert (devices[0].name, "fp8") not in by_device
+    assert (devices[1].name, "fp8") in by_device
+
+
 def test_devices_for_one_model_take_as_few_as_needed() -> None:
     model = catalogue_model("meta-llama/Llama-3.3-70B-Instruct")
     devices = [planned(name).device for name in ("rtx-4090", "h100")]

@@ -41,7 +41,9 @@ class Chat(Vertical):
         """The conversation above, the field below."""
         with Scroll():
             yield Static("", id="said", markup=False)
-        yield Input(placeholder="ask the quantized model: enter sends, escape leaves", id="question", compact=True)
+        yield Input(
+            placeholder="ask the quantized model: enter sends, escape leaves", id="question", compact=True
+        )
 
     @on(Input.Submitted)
     def _sent(self, event: Input.Submitted) -> None:
