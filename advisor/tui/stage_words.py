@@ -17,10 +17,13 @@ SIGNS = {
 }
 
 
-def stage_lines(state: RunState, pid: int | None) -> Text:
-    """All stages in order, then the last messages."""
+NO_RUN = "no run is open: 4 starts one, 7 opens an earlier one"
+
+
+def stage_lines(state: RunState, pid: int | None, *, without: str = NO_RUN) -> Text:
+    """All stages in order, then the last messages; `without` a run these words."""
     if state.root is None:
-        return Text("no run: s starts one, d the demo, 7 opens an earlier one", style="dim")
+        return Text(without, style="dim")
     out = Text(f"{at_home(state.root)}\n", style="dim")
     if pid is not None:
         out.append(f"process {pid}\n", style="dim")

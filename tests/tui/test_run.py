@@ -75,6 +75,19 @@ def test_the_stage_at_work_stays_in_sight_until_the_reader_scrolls_away(
     drive(scenario, run=recorded, size=(80, 24))
 
 
+def test_without_a_run_the_validation_screen_says_where_runs_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    async def scenario(app: AdvisorApp, pilot: Pilot[Any]) -> None:
+        await opened(app, pilot, "5", "validate")
+        await shows(app, pilot, "no run is open: 4 starts one")
+        assert "s quantizes" not in text(app)
+
+    drive(scenario, run=None)
+
+
 def test_the_sensitivity_map_is_drawn(recorded: Path) -> None:
     async def scenario(app: AdvisorApp, pilot: Pilot[Any]) -> None:
         await opened(app, pilot, "3", "task")

@@ -21,6 +21,7 @@ from advisor.tui.messages import ChatPiece, ServerChanged
 from advisor.tui.process import open_folder
 from advisor.tui.screens.base import AdvisorScreen
 from advisor.tui.session import at_home
+from advisor.tui.stage_words import NO_RUN
 from advisor.tui.widgets.chat import Chat
 from advisor.tui.widgets.lists import Scroll, Table
 from advisor.tui.words import plain, size
@@ -140,7 +141,7 @@ A bundle whose validation failed is for inspection: its run.sh refuses to serve.
     def action_start(self) -> None:
         """Run the stages up to the bundle."""
         if self.session.run is None:
-            self.notify("no run is open: 4 starts one, 7 opens an earlier one", severity="warning")
+            self.notify(NO_RUN, severity="warning")
             return
         self.advisor.start_work(self.twin(), self.session.run)
 
@@ -178,7 +179,7 @@ A bundle whose validation failed is for inspection: its run.sh refuses to serve.
             self.notify("the server is stopped")
             return
         if self._bundle is None:
-            self.notify("no run is open: 4 starts one, 7 opens an earlier one", severity="warning")
+            self.notify(NO_RUN, severity="warning")
             return
         try:
             found = self.advisor.server = server.start(self._bundle)

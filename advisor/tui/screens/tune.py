@@ -89,7 +89,7 @@ Plot: o trial, x pruned, U uniform, E exact solution of the measured scores, f o
         yield TuneForm(self.session, id="form")
         yield Sheet(id="problem", classes="error")
         with Grid(id="panels"):
-            yield Stages()
+            yield Stages("no run: s starts one, d the demo, 7 opens an earlier one")
             plot = FrontPlot(id="front", classes="panel")
             plot.border_subtitle = " ".join(f"{mark} {kind}" for kind, (mark, _) in MARKS.items())
             yield plot

@@ -14,6 +14,7 @@ from textual.widget import Widget
 from advisor.tui import run_files
 from advisor.tui.process import tail
 from advisor.tui.screens.base import AdvisorScreen
+from advisor.tui.stage_words import NO_RUN
 from advisor.tui.widgets.lists import Scroll, Table
 from advisor.tui.widgets.sheet import Sheet
 from advisor.tui.widgets.stages import Stages
@@ -78,7 +79,7 @@ A gate that fails is a result: the verdict says which and why, and the bundle re
     def action_start(self) -> None:
         """Run the stages up to validation."""
         if self.session.run is None:
-            self.notify("no run is open: 4 starts one, 7 opens an earlier one", severity="warning")
+            self.notify(NO_RUN, severity="warning")
             return
         self.advisor.start_work(self.twin(), self.session.run)
 
@@ -132,6 +133,8 @@ A gate that fails is a result: the verdict says which and why, and the bundle re
         state = self.state
         if state.error is not None and self.advisor.working() is None:
             return plain(state.error_text, "red")
+        if state.root is None:
+            return plain(NO_RUN, "dim")
         if report is None and self.advisor.working() is not None:
             return plain("not validated yet: the run is at work; x stops it", "dim")
         if report is None:

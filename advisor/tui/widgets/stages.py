@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from advisor.tui.run_state import RunState
-from advisor.tui.stage_words import stage_lines
+from advisor.tui.stage_words import NO_RUN, stage_lines
 from advisor.tui.widgets.lists import Scroll
 from advisor.tui.widgets.sheet import Sheet
 
@@ -13,13 +13,14 @@ class Stages(Scroll):
 
     BORDER_TITLE = "Stages"
 
-    def __init__(self) -> None:
+    def __init__(self, without: str = NO_RUN) -> None:
+        self._without = without
         self._sheet = Sheet(id="stages")
         super().__init__(self._sheet, id="stages-panel", classes="panel")
 
     def show(self, state: RunState, pid: int | None) -> None:
         """Draw; `pid` is the process that works on the run, None when nothing does."""
         at_end = self.max_scroll_y - self.scroll_y < 2
-        self._sheet.show(stage_lines(state, pid))
+        self._sheet.show(stage_lines(state, pid, without=self._without))
         if pid is not None and at_end:
             self.scroll_end(animate=False)
