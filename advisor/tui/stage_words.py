@@ -21,18 +21,25 @@ NO_RUN = "no run is open: 4 starts one, 7 opens an earlier one"
 
 
 def stage_lines(state: RunState, pid: int | None, *, without: str = NO_RUN) -> Text:
-    """All stages in order, then the last messages; `without` a run these words."""
+    """All stages in order and the last messages, these above while `pid` works: the end is what happens now.
+    `without` a run these words."""
     if state.root is None:
         return Text(without, style="dim")
     out = Text(f"{at_home(state.root)}\n", style="dim")
     if pid is not None:
         out.append(f"process {pid}\n", style="dim")
+        _messages(out, state)
     for stage in state.stages.values():
         _stage(out, stage, alive=pid is not None)
+    if pid is None:
+        _messages(out, state)
+    return out
+
+
+def _messages(out: Text, state: RunState) -> None:
     for message in state.messages[-8:]:
         style = {"info": "dim", "warning": "yellow", "error": "red"}[message.level]
         out.append(f"{message.level + ': ' if message.level != 'info' else ''}{message.text}\n", style=style)
-    return out
 
 
 def _stage(out: Text, stage: StageView, *, alive: bool) -> None:

@@ -20,7 +20,7 @@ from advisor.tui.widgets.lists import Table
 from advisor.tui.widgets.stages import Stages
 from profiles.errors import RunFailed
 from tests.tui.driving import append, drive, opened, shows, text, until
-from tuners.events import StageFailed, StageStarted
+from tuners.events import Message, StageFailed, StageStarted
 
 
 def lines_of(run: Path) -> list[str]:
@@ -59,10 +59,10 @@ def test_the_stage_at_work_stays_in_sight_until_the_reader_scrolls_away(
         await opened(app, pilot, "5", "validate")
         panel = app.screen.query_one(Stages)
         await until(pilot, lambda: panel.max_scroll_y > 0 and panel.scroll_y == panel.max_scroll_y)
-        append(
-            recorded / "events.jsonl", [StageStarted(stage="extra", title="Yet another").model_dump_json()]
-        )
-        await shows(app, pilot, "Yet another", "the run is at work")
+        said = Message(text="something was said").model_dump_json()
+        extra = StageStarted(stage="extra", title="Yet another").model_dump_json()
+        append(recorded / "events.jsonl", [extra, *[said] * 8])
+        await shows(app, pilot, "▶ Yet another", "the run is at work")
         panel.scroll_home(animate=False)
         await until(pilot, lambda: panel.scroll_y == 0)
         append(
