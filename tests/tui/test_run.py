@@ -53,11 +53,16 @@ def test_the_stage_at_work_stays_in_sight_until_the_reader_scrolls_away(
     (recorded / "events.jsonl").write_text("\n".join(lines[: stages[-2]]) + "\n")
     for cached in recorded.glob("validation*.json"):
         cached.unlink()
-    monkeypatch.setattr(AdvisorApp, "working", lambda _app: os.getpid())
+    worker: list[int] = []
+    monkeypatch.setattr(AdvisorApp, "working", lambda _app: worker[-1] if worker else None)
 
     async def scenario(app: AdvisorApp, pilot: Pilot[Any]) -> None:
         await opened(app, pilot, "5", "validate")
         panel = app.screen.query_one(Stages)
+        await until(pilot, lambda: panel.max_scroll_y > 0)
+        assert panel.scroll_y == 0
+        worker.append(os.getpid())  # the run is resumed
+        append(recorded / "events.jsonl", [StageStarted(stage="more", title="One more").model_dump_json()])
         await until(pilot, lambda: panel.max_scroll_y > 0 and panel.scroll_y == panel.max_scroll_y)
         said = Message(text="something was said").model_dump_json()
         extra = StageStarted(stage="extra", title="Yet another").model_dump_json()

@@ -15,12 +15,14 @@ class Stages(Scroll):
 
     def __init__(self, without: str = NO_RUN) -> None:
         self._without = without
+        self._pid: int | None = None
         self._sheet = Sheet(id="stages")
         super().__init__(self._sheet, id="stages-panel", classes="panel")
 
     def show(self, state: RunState, pid: int | None) -> None:
         """Draw; `pid` is the process that works on the run, None when nothing does."""
-        at_end = self.max_scroll_y - self.scroll_y < 2
+        follow = self.max_scroll_y - self.scroll_y < 2 or pid != self._pid
+        self._pid = pid
         self._sheet.show(stage_lines(state, pid, without=self._without))
-        if pid is not None and at_end:
+        if pid is not None and follow:
             self.scroll_end(animate=False)
