@@ -182,7 +182,7 @@ def make_inputs(**fields: object) -> RunInputs:
             "options out of range",
             got="; ".join(f"{_option(str(e['loc'][0]))} {e['input']}" for e in found),
             allowed="; ".join(e["msg"] for e in found),
-            next_step="advisor tune --help",
+            next_step="the same command with --help says what each option takes",
         ) from exc
 
 
