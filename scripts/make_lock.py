@@ -23,9 +23,8 @@ LEFT_OUT = {"torchvision", "torchaudio", "torchcodec", "precision-advisor"}
 RUN_EXTRAS = ("cpu", "quantize", "demo", "report", "web", "mcp")
 BESIDE = ("setuptools",)
 SET_BY_DEFAULT_TORCH = {"triton": "3.7.1"}
-"""torch 2.13's default build, which most indexes serve, asks for exactly this triton; beside the CPU build
-any version is installed, whose metadata does not name the other's. Look it up with every
-new torch."""
+"""torch 2.13's default build, which most indexes serve, asks for exactly this triton; the CPU build's
+metadata does not name it. Look it up with every new torch."""
 TEST_TOOLS = ("pytest-textual-snapshot", "pytest-xdist", "types-PyYAML", "scipy-stubs")
 
 

@@ -25,11 +25,12 @@ class Row(NamedTuple):
 def best_answers(hardware: HardwareProfile, spec: ServingSpec) -> dict[str, Ranked]:
     """The first answer of every model: what fits before what does not, then the best precision."""
     from advisor.cli.rank import with_dtype
-    from profiles.footprint import Residuals, rank_models
+    from profiles.footprint import Residuals, offered, rank_models
 
     out: dict[str, Ranked] = {}
     served = with_dtype(spec, hardware.device)
-    for answer in rank_models(hardware, served, residuals=Residuals.load()):
+    families = offered(hardware.device, FAMILIES)
+    for answer in rank_models(hardware, served, families, residuals=Residuals.load()):
         out.setdefault(answer.model_id, answer)
     return out
 

@@ -6,7 +6,7 @@ from profiles.footprint.estimate import estimate
 from profiles.footprint.explain import explain
 from profiles.footprint.ingest import BootLog, Comparison, compare, parse_boot_log, read_boot_log
 from profiles.footprint.quantize_cost import QuantizeCost, quantize_cost
-from profiles.footprint.rank import Ranked, rank_devices, rank_models
+from profiles.footprint.rank import Ranked, offered, rank_devices, rank_models
 from profiles.footprint.residuals import Residuals, residuals_path
 from profiles.footprint.schema import Footprint, Lever, ServingSpec, Verdict
 from profiles.footprint.uniform import uniform_formats
@@ -24,6 +24,7 @@ __all__ = [
     "compare",
     "estimate",
     "explain",
+    "offered",
     "parse_boot_log",
     "quantize_cost",
     "rank_devices",

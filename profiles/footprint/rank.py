@@ -82,7 +82,7 @@ def rank_models(
     """Every model of the catalogue in every family on one machine: what fits first, then the largest, the
     best precision, the fastest. A model shorter than the context asked for is ranked at its own length."""
     out: list[Ranked] = []
-    families = _offered(hardware.device) if families is None else families
+    families = offered(hardware.device) if families is None else families
     for model in compiled_catalogue() if models is None else models:
         out += _answers(model, hardware, spec, families, residuals=residuals)
     order = {Verdict.FITS: 0, Verdict.FITS_IF: 1, Verdict.DOES_NOT_FIT: 2}
@@ -107,7 +107,7 @@ def rank_devices(
     shared: dict[tuple[object, ...], _Pricer] = {}
     for device in devices:
         best: dict[str, Ranked] = {}
-        wanted = _offered(device) if families is None else families
+        wanted = offered(device) if families is None else families
         for count in _counts(compiled.facts, device, spec):
             open_families = [f for f in wanted if f not in best or best[f].verdict is not Verdict.FITS]
             if not open_families:
@@ -124,9 +124,9 @@ def rank_devices(
     return [ranked for _, ranked in out]
 
 
-def _offered(device: Device) -> tuple[str, ...]:
+def offered(device: Device, families: Sequence[str] = FAMILIES) -> tuple[str, ...]:
     """The families but those that only a slow kernel runs on the device."""
-    return tuple(f for f in FAMILIES if not _slow(family_formats(f), device))
+    return tuple(f for f in families if not _slow(family_formats(f), device))
 
 
 def _slow(formats: Sequence[Format], device: Device) -> bool:

@@ -14,6 +14,7 @@ from textual.widgets import Static
 
 from advisor.tui.messages import Failed, Loaded
 from advisor.tui.screens.base import AdvisorScreen
+from advisor.tui.stage_words import NO_RUN
 from advisor.tui.widgets.layer_grid import heat_text
 from advisor.tui.widgets.lists import Scroll, Table
 from advisor.tui.widgets.sheet import Sheet
@@ -206,7 +207,7 @@ framework; the map below is measured on this model by the run that is open."""
         panel = self.query_one("#heat-panel")
         state = self.state
         if state.root is None:
-            text = Text("no run is open: 4 starts one, 7 opens an earlier one", style="dim")
+            text = Text(NO_RUN, style="dim")
         else:
             text = heat_text(state.sensitivity, self.advisor.unit_places(), max(40, panel.size.width - 4))
         self.query_one("#heat", Sheet).show(text)
