@@ -106,6 +106,8 @@ class AdvisorApp(KeysInOrder):
 
     @on(HardwareRead)
     def _hardware_read(self, message: HardwareRead) -> None:
+        if message.late:
+            return
         self.session.hardware = message.hardware
         self._tell("hardware_changed")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textual.message import Message
+from textual.worker import NoActiveWorker, Worker, get_current_worker
 
 if TYPE_CHECKING:
     from advisor.tui.server import Server
@@ -16,7 +17,25 @@ if TYPE_CHECKING:
     from tuners.events import Event
 
 
-class HardwareRead(Message):
+class Answer(Message):
+    """What a thread found. An exclusive worker that is sent again cannot stop the thread it had sent before,
+    and either may come back last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._worker: Worker[object] | None
+        try:
+            self._worker = get_current_worker()
+        except NoActiveWorker:
+            self._worker = None
+
+    @property
+    def late(self) -> bool:
+        """Whether the same question has been asked again since: what is here is not to be shown."""
+        return self._worker is not None and self._worker.is_cancelled
+
+
+class HardwareRead(Answer):
     """The profile of this machine, or of the simulated one."""
 
     def __init__(self, hardware: HardwareProfile) -> None:
@@ -32,7 +51,7 @@ class DevicesLooked(Message):
         self.devices = devices
 
 
-class CatalogueRead(Message):
+class CatalogueRead(Answer):
     """The rows of the model catalogue."""
 
     def __init__(self, entries: list[CatalogueEntry]) -> None:
@@ -40,7 +59,7 @@ class CatalogueRead(Message):
         self.entries = entries
 
 
-class FitsChecked(Message):
+class FitsChecked(Answer):
     """The best answer of every model, by id. `key` names the question that was asked."""
 
     def __init__(self, key: str, answers: dict[str, Ranked]) -> None:
@@ -49,7 +68,7 @@ class FitsChecked(Message):
         self.answers = answers
 
 
-class Estimated(Message):
+class Estimated(Answer):
     """The predicted boot log of a model under one serving specification."""
 
     def __init__(self, model: str, footprint: Footprint, families: tuple[str, ...], facts: str) -> None:
@@ -60,7 +79,7 @@ class Estimated(Message):
         self.facts = facts
 
 
-class Failed(Message):
+class Failed(Answer):
     """Something could not be read; `text` says what, why and the next step."""
 
     def __init__(self, text: str, group: str = "") -> None:
@@ -69,7 +88,7 @@ class Failed(Message):
         self.group = group
 
 
-class Loaded(Message):
+class Loaded(Answer):
     """The result of a read that one screen asked for; `what` says which."""
 
     def __init__(self, what: str, value: object) -> None:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from textual.pilot import Pilot
 
+from advisor.cli import runs
 from advisor.tui import app as app_module
 from advisor.tui.app import AdvisorApp
+from advisor.tui.messages import Answer
 from advisor.tui.process import Launched
 from advisor.tui.widgets.lists import Table
 from advisor.tui.widgets.stages import Stages
 from profiles.errors import RunFailed
-from tests.tui.driving import append, drive, opened, shows, text, until
+from tests.tui.driving import HANG_S, append, drive, opened, shows, text, until
 from tuners.events import Message, StageFailed, StageStarted
 
 
@@ -284,6 +288,48 @@ def test_open_compare_and_delete(recorded: Path) -> None:
 
     drive(scenario)
     assert recorded.exists()
+
+
+def test_a_look_that_comes_back_late_does_not_bring_back_what_is_gone(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = recorded.with_name("other")
+    other.mkdir()
+    (other / "inputs.yaml").write_text((recorded / "inputs.yaml").read_text())
+    holding, held, release, describe = threading.Event(), threading.Event(), threading.Event(), runs.describe
+    answers: list[bool] = []
+    late = cast("Callable[[Answer], bool]", vars(Answer)["late"].fget)
+
+    def slow(root: Path) -> dict[str, Any]:
+        found = describe(root)
+        if holding.is_set() and root.name == "tiny":  # the other run has been described by now
+            held.set()
+            release.wait(HANG_S)
+        return found
+
+    def noted(answer: Answer) -> bool:
+        answers.append(late(answer))
+        return answers[-1]
+
+    monkeypatch.setattr(runs, "describe", slow)
+    monkeypatch.setattr(Answer, "late", property(noted))
+
+    async def scenario(app: AdvisorApp, pilot: Pilot[Any]) -> None:
+        await opened(app, pilot, "7", "runs")
+        table = app.screen.query_one("#runs", Table)
+        await until(pilot, lambda: table.row_count == 2)
+        holding.set()
+        await pilot.press("R")
+        await until(pilot, held.is_set)
+        holding.clear()
+        shutil.rmtree(other)
+        await pilot.press("R")
+        await until(pilot, lambda: table.row_count == 1)
+        release.set()
+        await until(pilot, lambda: True in answers)
+        assert table.row_count == 1
+
+    drive(scenario)
 
 
 def test_an_empty_place_says_how_to_begin() -> None:

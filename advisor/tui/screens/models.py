@@ -317,13 +317,15 @@ context and tok/s of the table are estimates; every figure on the right says how
     @on(Failed)
     def _estimate_failed(self, message: Failed) -> None:
         message.stop()
+        if message.late:
+            return
         self.query_one("#verdict", Static).update(plain(message.text, "red"))
         self.query_one("#memory", MemoryBar).show((), 0)
         self.query_one("#bootlog", BootLog).show(None)
 
     @on(Estimated)
     def _show(self, message: Estimated) -> None:
-        if message.model != self.session.model:
+        if message.late or message.model != self.session.model:
             return
         found = message.footprint
         family = self.query_one("#family", Stepper)

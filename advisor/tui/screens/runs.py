@@ -101,7 +101,7 @@ A run whose process still works cannot be deleted: stop it first (4, then x)."""
 
     @on(Loaded)
     def _loaded(self, message: Loaded) -> None:
-        if isinstance(message.value, list):
+        if isinstance(message.value, list) and not message.late:
             self._runs = message.value
             self._fill()
 

@@ -101,12 +101,15 @@ framework; the map below is measured on this model by the run that is open."""
     @on(Failed)
     def _no_advice(self, message: Failed) -> None:
         message.stop()
-        self.query_one("#advice", Static).update(plain(message.text, "red"))
+        if not message.late:
+            self.query_one("#advice", Static).update(plain(message.text, "red"))
 
     @on(Loaded)
     def _loaded(self, message: Loaded) -> None:
         from advisor.recommend.schema import Recommendation
 
+        if message.late:
+            return
         if isinstance(message.value, Recommendation):
             self.query_one("#advice", Static).update(_advice(message.value))
         elif isinstance(message.value, list):
