@@ -9,6 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from advisor.bundle.context import HOST, PORT, BundleContext
+from profiles.models.generation import named_temperature
 from tuners.nats import nats
 from tuners.validate.schema import EngineMeasurement, TaskAccuracy
 
@@ -60,7 +61,8 @@ def _body(context: BundleContext) -> Iterator[str]:
     yield "```python\nfrom openai import OpenAI"
     yield f'client = OpenAI(base_url="http://{HOST}:{PORT}/v1", api_key="none")'
     yield f'reply = client.chat.completions.create(model="{context.served_name}",'
-    yield '    messages=[{"role": "user", "content": "What is the capital of France?"}])'
+    greedy = ", temperature=0" if named_temperature(context.checkpoint) is None else ""
+    yield f'    messages=[{{"role": "user", "content": "What is the capital of France?"}}]{greedy})'
     yield "print(reply.choices[0].message.content)\n```\n"
     yield from _side_by_side(report.original, ran)
     yield "## Files\n"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.tui.process import Launched, spawn, tail
+from profiles.models.generation import named_temperature
 
 HOST = "127.0.0.1"
 ANSWER_TOKENS = 512
@@ -32,11 +33,7 @@ class Server:
     @property
     def temperature(self) -> float | None:
         """What the checkpoint's generation_config.json asks for; the engine applies it by itself."""
-        try:
-            config = json.loads((self.bundle / "model" / "generation_config.json").read_text("utf-8"))
-            return float(config["temperature"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        return named_temperature(self.bundle / "model")
 
     @property
     def sampling(self) -> str:

@@ -95,6 +95,17 @@ def test_compose_asks_for_the_devices_that_the_serving_arguments_use(write: Writ
     assert "enforce-eager" not in _load(tmp_path / "gpu" / "serve.yaml")
 
 
+@pytest.mark.parametrize(("config", "greedy"), [(None, True), ("{}", True), ('{"temperature": 0.6}', False)])
+def test_the_cards_client_is_greedy_where_the_model_names_no_temperature(
+    write: Writer, checkpoint: Path, tmp_path: Path, config: str | None, greedy: bool
+) -> None:
+    if config is not None:
+        (checkpoint / "generation_config.json").write_text(config)
+    write()
+
+    assert (", temperature=0)" in (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")) is greedy
+
+
 def test_the_card_has_front_matter_and_the_table(write: Writer, tmp_path: Path) -> None:
     write()
     text = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
