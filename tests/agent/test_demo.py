@@ -63,7 +63,8 @@ def test_auto_repairs_a_missed_floor_within_the_budget_that_it_may_use(
     assert last.outcome.ratio is not None
     assert last.outcome.ratio <= floor
     assert all(g.passed for g in last.outcome.gates)
-    assert last.decision.action is Action.BUDGET
+    # by how little the larger plan passes or misses differs by machine: a smaller step may end it
+    assert Action.BUDGET in [a.decision.action for a in verdict.attempts]
     assert 6.0 < last.outcome.bits_per_weight <= 8.0
     assert "decision 2" in log
     validation = json.loads((copied / "validation.json").read_text())
