@@ -47,7 +47,12 @@ TrustToRun = Annotated[
 Revision = Annotated[str | None, Parameter(name="--revision", help="Of a Hub model.")]
 ModelPath = Annotated[str, Parameter(help="A folder with config.json and safetensors, or a Hub id.")]
 CalibrationSamples = Annotated[
-    int, Parameter(name="--calibration-samples", help="Texts that calibrate the quantizer.")
+    int,
+    Parameter(
+        name="--calibration-samples",
+        help="Sequences of 256 tokens that calibrate the quantizer; the original writes those that the "
+        "task's text lacks.",
+    ),
 ]
 Sensitivity = Annotated[
     Literal["auto", "exact", "fast", "quick"],

@@ -95,6 +95,7 @@ def write_checkpoint(spec: QuantizeSpec, source: Source, folder: Path, emit: Emi
         trust_remote_code=spec.trust_remote_code,
         local_files_only=True,
     )
+    sequences = _filled(spec, model, sequences, emit)
     input_scaled = fold_input_scales(spec, model, tokenizer, sequences, emit)
     _oneshot(spec, source, model, tokenizer, sequences if _calibrated(spec) else [], emit)
     _save(spec, source, model, folder)
@@ -125,6 +126,7 @@ def _streamed(spec: QuantizeSpec, source: Source, folder: Path, limit_bytes: int
         spec.model_path, trust_remote_code=spec.trust_remote_code, local_files_only=True
     )
     sequences = _sequences(spec, tokenizer, emit)
+    sequences = _filled(spec, None, sequences, emit)
     bound = quantize_memory(
         source.tensors, spec.units, len(sequences), spec.max_seq_length, on_gpu=torch.cuda.is_available()
     )
@@ -170,10 +172,34 @@ def _sequences(spec: QuantizeSpec, tokenizer: Any, emit: Emit) -> list[list[int]
         count=spec.num_samples,
         seed=spec.seed,
     )
-    if len(sequences) < spec.num_samples:
-        text = f"the texts make {len(sequences)} sequences of {spec.max_seq_length}, not {spec.num_samples}"
-        emit(Message(stage=STAGE, level="warning", text=text))
     return sequences
+
+
+WRITER_PARAMETERS = 2_000_000_000
+"""The largest model that writes calibration text itself: it does so on the host's processor, a pass over its
+weights for every token of a sequence."""
+
+
+def _filled(spec: QuantizeSpec, model: Any, sequences: list[list[int]], emit: Emit) -> list[list[int]]:
+    """The sequences, and as many that the original writes as are missing to `num_samples`; None, a model
+    that is read block by block, writes nothing.
+
+    More text lowers GPTQ's loss on other text: benchmarks/calibration.py, results/calibration.md.
+    """
+    import torch
+
+    from tuners.quantize.written import PREFIX, written
+
+    missing = spec.num_samples - len(sequences)
+    if not sequences or missing <= 0:
+        return sequences
+    text = f"the texts make {len(sequences)} sequences of {len(sequences[0])} tokens, not {spec.num_samples}"
+    if model is None or len(sequences[0]) <= PREFIX or model.num_parameters() > WRITER_PARAMETERS:
+        emit(Message(stage=STAGE, level="warning", text=text))
+        return sequences
+    emit(Message(stage=STAGE, text=f"{text}: the original writes the other {missing}"))
+    more: list[list[int]] = written(model, torch.tensor(sequences), missing).tolist()
+    return sequences + more
 
 
 def _loader(sequences: list[list[int]], batch_size: int) -> DataLoader[Any]:

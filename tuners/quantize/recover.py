@@ -40,6 +40,7 @@ from tuners.plan import PrecisionPlan, Unit
 from tuners.quantize.schema import RecoverResult
 from tuners.quantize.served import linears
 from tuners.quantize.student import Student, make_student
+from tuners.quantize.written import written
 
 STAGE = "quantize"
 TOP = 256
@@ -183,35 +184,7 @@ def _sequences(host: ModelHost, spec: RecoverSpec) -> tuple[Tensor, Tensor]:
 
 def _filled(host: ModelHost, ids: Tensor, least: int) -> Tensor:
     """These sequences, and as many written ones as are missing to `least`."""
-    return ids if len(ids) >= least else torch.cat([ids, _written(host, ids, least - len(ids))])
-
-
-PREFIX = 16
-"""Tokens of a text that a written sequence begins with."""
-
-
-@torch.no_grad()
-def _written(host: ModelHost, ids: Tensor, count: int, batch: int = 32) -> Tensor:
-    """Sequences sampled from the original itself (LLM-QAT, arXiv 2305.17888), begun as the texts are."""
-    length = ids.shape[1]
-    starts = ids[torch.arange(count) % len(ids)]
-    offsets = (torch.arange(count) // len(ids) * PREFIX) % (length - PREFIX)
-    prefixes = torch.stack([row[o : o + PREFIX] for row, o in zip(starts, offsets, strict=True)])
-    made = []
-    for part in prefixes.split(batch):
-        part = part.to(host.device)
-        out = host.model.generate(
-            input_ids=part,
-            attention_mask=torch.ones_like(part),
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            min_new_tokens=length - PREFIX,
-            max_new_tokens=length - PREFIX,
-        )
-        made.append(out.cpu())
-    return torch.cat(made)
+    return ids if len(ids) >= least else torch.cat([ids, written(host.model, ids, least - len(ids))])
 
 
 class _Reference:

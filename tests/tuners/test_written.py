@@ -1,0 +1,68 @@
+"""Calibration text that the original writes where the task has too little."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.tuners.conftest import sentences
+from tuners.events import Message
+from tuners.plan import PrecisionPlan, Unit
+from tuners.quantize import llmcompressor_backend as backend
+from tuners.quantize.schema import QuantizeSpec
+from tuners.quantize.written import PREFIX, written
+
+
+def spec_of(model: Path, units: Sequence[Unit], samples: int) -> QuantizeSpec:
+    return QuantizeSpec(
+        model_path=str(model),
+        units=tuple(units),
+        plan=PrecisionPlan(formats={u.name: "W4A16_G32" for u in units}),
+        out_dir="unused",
+        calibration_texts=tuple(sentences(4, 2)),
+        num_samples=samples,
+        max_seq_length=32,
+    )
+
+
+def test_sequences_begin_as_the_texts_do_and_differ(tiny_model_dir: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    ids = torch.arange(2, 20).repeat(3, 2)[:, :32] % 19
+    torch.manual_seed(0)
+    made = written(model, ids, 7)
+
+    assert made.shape == (7, 32)
+    for i, row in enumerate(made):
+        offset = i // 3 * PREFIX % (32 - PREFIX)
+        assert torch.equal(row[:PREFIX], ids[i % 3, offset : offset + PREFIX])
+    assert len({tuple(row.tolist()) for row in made}) == 7
+    torch.manual_seed(0)
+    assert torch.equal(written(model, ids, 7), made)
+
+
+@pytest.mark.parametrize("writer", ["the model", "none: block by block", "too large"])
+def test_missing_sequences_are_written_or_named(
+    tiny_model_dir: Path, tiny_units: Sequence[Unit], monkeypatch: pytest.MonkeyPatch, writer: str
+) -> None:
+    spec, events = spec_of(tiny_model_dir, tiny_units, 12), []
+    own = [list(range(32)) for _ in range(5)]
+    model = None if writer.startswith("none") else AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    if writer == "too large":
+        monkeypatch.setattr(backend, "WRITER_PARAMETERS", 1000)
+    found = backend._filled(spec, model, own, events.append)
+
+    (message,) = events
+    assert isinstance(message, Message)
+    assert "the texts make 5 sequences of 32 tokens, not 12" in message.text
+    assert found[:5] == own
+    assert [len(s) for s in found] == [32] * (12 if writer == "the model" else 5)
+    assert message.level == ("info" if writer == "the model" else "warning")
+
+
+def test_enough_text_is_taken_as_it_is(tiny_model_dir: Path, tiny_units: Sequence[Unit]) -> None:
+    own = [list(range(32)) for _ in range(5)]
+    assert backend._filled(spec_of(tiny_model_dir, tiny_units, 5), None, own, pytest.fail) == own
