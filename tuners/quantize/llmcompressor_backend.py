@@ -88,7 +88,7 @@ def write_checkpoint(spec: QuantizeSpec, source: Source, folder: Path, emit: Emi
     tokenizer = AutoTokenizer.from_pretrained(
         spec.model_path, trust_remote_code=spec.trust_remote_code, local_files_only=True
     )
-    sequences = _sequences(spec, tokenizer, emit)
+    sequences = _sequences(spec, tokenizer)
     model = AutoModelForCausalLM.from_pretrained(
         spec.model_path,
         dtype=getattr(torch, compute),
@@ -125,8 +125,7 @@ def _streamed(spec: QuantizeSpec, source: Source, folder: Path, limit_bytes: int
     tokenizer = AutoTokenizer.from_pretrained(
         spec.model_path, trust_remote_code=spec.trust_remote_code, local_files_only=True
     )
-    sequences = _sequences(spec, tokenizer, emit)
-    sequences = _filled(spec, None, sequences, emit)
+    sequences = _filled(spec, None, _sequences(spec, tokenizer), emit)
     bound = quantize_memory(
         source.tensors, spec.units, len(sequences), spec.max_seq_length, on_gpu=torch.cuda.is_available()
     )
@@ -160,11 +159,11 @@ def _calibrated(spec: QuantizeSpec) -> bool:
     )
 
 
-def _sequences(spec: QuantizeSpec, tokenizer: Any, emit: Emit) -> list[list[int]]:
+def _sequences(spec: QuantizeSpec, tokenizer: Any) -> list[list[int]]:
     """Token sequences, or none when nothing in the plan looks at data."""
     if not _calibrated(spec) and (spec.input_scales is not None or not scaled_units(spec)):
         return []
-    sequences = pack(
+    return pack(
         spec.calibration_texts,
         lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]),
         separator=tokenizer.eos_token_id,
@@ -172,12 +171,11 @@ def _sequences(spec: QuantizeSpec, tokenizer: Any, emit: Emit) -> list[list[int]
         count=spec.num_samples,
         seed=spec.seed,
     )
-    return sequences
 
 
 WRITER_PARAMETERS = 2_000_000_000
 """The largest model that writes calibration text itself: it does so on the host's processor, a pass over its
-weights for every token of a sequence."""
+weights for every token of a sequence. A choice, not a measurement: minutes at that size are an estimate."""
 
 
 def _filled(spec: QuantizeSpec, model: Any, sequences: list[list[int]], emit: Emit) -> list[list[int]]:
@@ -194,7 +192,8 @@ def _filled(spec: QuantizeSpec, model: Any, sequences: list[list[int]], emit: Em
     if not sequences or missing <= 0:
         return sequences
     text = f"the texts make {len(sequences)} sequences of {len(sequences[0])} tokens, not {spec.num_samples}"
-    if model is None or len(sequences[0]) <= PREFIX or model.num_parameters() > WRITER_PARAMETERS:
+    writes = model is not None and model.can_generate() and model.num_parameters() <= WRITER_PARAMETERS
+    if not writes or len(sequences[0]) <= PREFIX:
         emit(Message(stage=STAGE, level="warning", text=text))
         return sequences
     emit(Message(stage=STAGE, text=f"{text}: the original writes the other {missing}"))

@@ -40,7 +40,7 @@ from tuners.plan import PrecisionPlan, Unit
 from tuners.quantize.schema import RecoverResult
 from tuners.quantize.served import linears
 from tuners.quantize.student import Student, make_student
-from tuners.quantize.written import written
+from tuners.quantize.written import PREFIX, written
 
 STAGE = "quantize"
 TOP = 256
@@ -73,7 +73,7 @@ class RecoverSpec(Contract):
     texts: tuple[str, ...]
     held_out: tuple[str, ...] = ()
     steps: int = Field(default=200, ge=1)
-    seq_len: int = Field(default=128, ge=16)
+    seq_len: int = Field(default=128, gt=PREFIX)
     sequences_per_step: int = Field(default=4, ge=1)
     least: int = Field(default=64, ge=0)
     rounding: bool = True
