@@ -6,7 +6,7 @@ Parts: `allocation` (one row for each allocator and budget), `ablation` (Advisor
 (random search, TPE and NSGA-II over raw categoricals at equal evaluations), `limit` (the additive plan that
 knows the judging text), `time` (Advisor from a cold cache until its plan is as good as AutoScheme's),
 `product` (final checkpoints, each tool by its own best method: products.py), `engine` (final checkpoints in
-vLLM: engine.py).
+vLLM: engine_ranking.py).
 
 AutoScheme and ModelOpt run by their own code (others.py; `--modelopt-python` is an interpreter with
 `nvidia-modelopt`, transformers, datasets, requests, ruamel.yaml and scipy). Quality is measured on
@@ -221,18 +221,29 @@ def time_part(bench: Bench, rows: Rows) -> None:
 
 def product_part(bench: Bench, rich: Bench, rows: Rows, budgets: list[float]) -> None:
     """Final checkpoints of every tool."""
-    steps = bench.options.recover
-    for name, recover_steps in ((ADVISOR, 0), (f"{ADVISOR}, recovered ({steps} steps)", steps)):
+    steps, samples = bench.options.recover, bench.options.calibration_samples
+    ways = {
+        ADVISOR: products.Way(rich, bench.options.samples),
+        f"{ADVISOR}, formats of --menu alone": products.Way(bench, bench.options.samples),
+        f"{ADVISOR}, {samples} calibration sequences": products.Way(rich, samples),
+        f"{ADVISOR}, recovered ({steps} steps)": products.Way(
+            rich, bench.options.samples, recover_steps=steps
+        ),
+    }
+    for name, way in ways.items():
+        if bench.options.only and name not in bench.options.only:
+            continue
         for bits in budgets:
             if rows.has("product", name, bits):
                 continue
             seconds: dict[str, float] = {}
-            table = rich.table()
-            with rich.timed(seconds, name):
-                formats = searched(rich, table, rich.bytes_for(bits))
-            made = products.ours(rich, formats, bits, recover_steps)
+            table = way.bench.table()
+            with way.bench.timed(seconds, name):
+                formats = searched(way.bench, table, way.bench.bytes_for(bits))
+            made = products.ours(way, formats, bits)
             texts = products.qualities(made["texts"])
-            rows.add(row_of(rich, "product", name, bits, formats, seconds[name] + made["seconds"], texts))
+            row = row_of(way.bench, "product", name, bits, formats, seconds[name] + made["seconds"], texts)
+            rows.add(row)
     for tool in products.TOOLS:
         if all(rows.has("product", tool, b) for b in budgets) or tool in bench.options.skip:
             continue
@@ -399,9 +410,15 @@ def main() -> None:
     parser.add_argument(
         "--recover", type=int, default=200, help="steps of Advisor's recovery in the products"
     )
+    parser.add_argument(
+        "--calibration-samples", type=int, default=91, help="of the product that calibrates on more text"
+    )
     parser.add_argument("--skip", nargs="*", default=[], help="tools left out of the products")
     parser.add_argument("--trials", type=int, default=24, help="of Advisor's search, and of the raw searches")
-    parser.add_argument("--samples", type=int, default=16, help="of 256 tokens for AutoScheme and ModelOpt")
+    parser.add_argument("--samples", type=int, default=16, help="that calibrate the peers and the products")
+    parser.add_argument(
+        "--seq-len", type=int, default=256, help="tokens of a sample; no more than the model was trained on"
+    )
     parser.add_argument("--held-out", type=int, default=16, help="sequences of 128 tokens of each text")
     parser.add_argument("--modelopt-python", type=Path, default=Path(sys.executable))
     parser.add_argument("--only", nargs="*", default=[], help="names of allocators")

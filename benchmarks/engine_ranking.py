@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import others
 from bench import Bench
-from products import quantized
+from products import Way, quantized
 
 from profiles.footprint.schema import ServingSpec
 from tuners.plan import PrecisionPlan
@@ -55,7 +55,7 @@ def rank(bench: Bench, rows: list[dict], budgets: list[float]) -> str:
                 r for r in rows if (r["part"], r["allocator"], r["budget"]) == ("allocation", name, bits)
             )
             plan = PrecisionPlan(formats=row["formats"], label=name)
-            made = quantized(bench, plan, plan.key)
+            made = quantized(Way(bench, bench.options.samples), plan)
             engine = measured(bench, made.checkpoint, plan.key)
             kls = [k for q in row["texts"].values() for k in q["sequence_kl"]]
             found.append((name, sum(kls) / len(kls), engine))

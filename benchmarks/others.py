@@ -1,7 +1,7 @@
 """Plans of the other tools, by their own code: AutoRound's AutoScheme and NVIDIA ModelOpt's `auto_quantize`.
 
 Each runs in a child process with the interpreter that has it, on the same model, the same calibration text
-(the whole search split of the product's generic task in samples of 256 tokens), the same fused units and
+(the search split of the product's generic task in samples of `--seq-len` tokens), the same fused units and
 the same budgets in bytes. What it could not be told is in `NOTES`. The answer is kept; its processor
 seconds are those of the run that made it.
 """
@@ -19,8 +19,8 @@ from profiles.formats import get_format
 from tuners.plan import Unit
 
 HERE = Path(__file__).parent / "peers"
-SEQ_LEN, TEXT_TOKENS = 256, 300
-"""Tokens of a sample; texts are cut a little longer, for AutoRound drops what is shorter."""
+LONGER = 44
+"""Tokens by which texts are cut longer than a sample, for AutoRound drops what is shorter."""
 
 AUTOSCHEME, MODELOPT = "AutoScheme (AutoRound)", "auto_quantize (ModelOpt)"
 AUTOSCHEME_16 = f"{AUTOSCHEME}, 16-bit among its options"
@@ -61,9 +61,8 @@ def request(bench: Bench, out: Path, budgets: list[int]) -> dict:
     ids = [
         i for t in bench.spec.task.splits.search for i in (*tokenizer(t)["input_ids"], tokenizer.eos_token_id)
     ]
-    cut = [
-        tokenizer.decode(ids[i : i + TEXT_TOKENS]) for i in range(0, len(ids) - TEXT_TOKENS + 1, TEXT_TOKENS)
-    ]
+    step = bench.options.seq_len + LONGER
+    cut = [tokenizer.decode(ids[i : i + step]) for i in range(0, len(ids) - step + 1, step)]
     texts_path = out.with_name("texts.json")
     texts_path.write_text(json.dumps(cut))
     group = min(get_format(bench.family(u, "int4")).group_size or 0 for u in bench.units)
@@ -71,7 +70,7 @@ def request(bench: Bench, out: Path, budgets: list[int]) -> dict:
         "model": str(bench.options.model),
         "texts": str(texts_path),
         "nsamples": min(bench.options.samples, len(cut)),
-        "seqlen": SEQ_LEN,
+        "seqlen": bench.options.seq_len,
         "group_size": group,
         "shared": SHARED,
         "linears": {u.name: [m.name for m in u.linears] for u in bench.units},

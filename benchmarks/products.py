@@ -2,8 +2,9 @@
 on.
 
 * Advisor: its search over the menu of `--rich`, then its own quantizer on the chosen plan (sequential GPTQ
-  with clipped scales, SmoothQuant input scales); the checkpoint on disk is what is judged. A second row adds
-  its recovery (`--recover` steps of distillation on the same calibration text, at the same bytes).
+  with clipped scales, SmoothQuant input scales); the checkpoint on disk is what is judged. Further rows: the
+  menu of `--menu`; more calibration sequences (`--calibration-samples`), those that the text does not make
+  written by the original itself; recovery (`--recover` steps of distillation on the same calibration text).
 * AutoRound: AutoScheme's plan, weights tuned by AutoRound (`--iters` steps a block).
 * ModelOpt: `auto_quantize` with AWQ for INT4; the model that it leaves.
 * llm-compressor: GPTQ, one INT4 scheme (at every budget: its INT8 is above them all).
@@ -17,6 +18,7 @@ import json
 import resource
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import others
@@ -95,20 +97,37 @@ def children_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def quantized(bench: Bench, plan: PrecisionPlan, name: str, recover_steps: int = 0) -> QuantizeResult:
+@dataclass(frozen=True)
+class Way:
+    """How our own checkpoint is made: the bench with its menu, calibration sequences, steps of recovery."""
+
+    bench: Bench
+    samples: int
+    recover_steps: int = 0
+
+    def name(self, plan: PrecisionPlan) -> str:
+        """Of the checkpoint's folder."""
+        recovered = f"-recovered-{self.recover_steps}" if self.recover_steps else ""
+        return f"{plan.key}-{self.samples}{recovered}"
+
+
+def quantized(way: Way, plan: PrecisionPlan) -> QuantizeResult:
     """Our own checkpoint of a plan, on disk, recovered when asked."""
+    bench, name = way.bench, way.name(plan)
     bench.clock.check()
     splits = bench.spec.task.splits
-    scales = bench.out / "input_scales.npz"
+    scales = bench.out / f"input_scales-{name}.npz"
     bench.store.save_input_scales(scales)
     spec = QuantizeSpec(
         model_path=str(bench.options.model),
         units=tuple(bench.units),
         plan=plan,
         out_dir=str(bench.out / "checkpoints" / name),
-        calibration_texts=bench.spec.task.splits.search,
+        calibration_texts=splits.search,
+        num_samples=way.samples,
+        max_seq_length=bench.options.seq_len,
         input_scales=str(scales),
-        recover_steps=recover_steps,
+        recover_steps=way.recover_steps,
         held_out=tuple(splits.fingerprints("select") | splits.fingerprints("evaluate")),
         overwrite=True,
     )
@@ -122,14 +141,13 @@ def quantized(bench: Bench, plan: PrecisionPlan, name: str, recover_steps: int =
     return QuantizeResult.model_validate(found)
 
 
-def ours(bench: Bench, formats: dict[str, str], bits: float, recover_steps: int = 0) -> dict:
+def ours(way: Way, formats: dict[str, str], bits: float) -> dict:
     """Quantize the plan, and judge the checkpoint."""
-    start = children_s()
-    name = PrecisionPlan(formats=formats).key + (f"-recovered-{recover_steps}" if recover_steps else "")
+    start, bench = children_s(), way.bench
     plan = PrecisionPlan(formats=formats, label=f"{bits} bits")
-    checkpoint = quantized(bench, plan, name, recover_steps)
+    checkpoint = quantized(way, plan)
     seconds = children_s() - start
-    answer = bench.out / "checkpoints" / f"{name}.json"
+    answer = bench.out / "checkpoints" / f"{way.name(plan)}.json"
     if not answer.exists():
         asked = {"checkpoint": checkpoint.checkpoint, "held_out": held_out(bench), "out": str(answer)}
         child(sys.executable, "checkpoint_child.py", asked, answer.with_suffix(".log"))

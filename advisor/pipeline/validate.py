@@ -293,6 +293,7 @@ def predictions(
             facts.model, plan, facts.units, serving.dtype, tp=serving.tensor_parallel_size
         ),
         "kv_tokens": int(priced.kv_tokens.value),
+        "kv_tokens_range": (int(priced.kv_tokens.low), int(priced.kv_tokens.high)),
         "kv_bytes_per_token": int(priced.kv_bytes_per_token.value),
     }
     speed = predicted_speed(workspace, facts, plan, original)

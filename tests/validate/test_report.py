@@ -85,6 +85,17 @@ def test_memory_is_held_to_one_percent(off: float, fails: bool) -> None:
     assert _failed(fewer) == (["KV cache tokens"] if fails else [])
 
 
+@pytest.mark.parametrize(("tokens", "fails"), [(975, True), (985, False), (1045, False), (1065, True)])
+def test_a_cache_predicted_as_an_interval_is_held_to_it(tokens: int, fails: bool) -> None:
+    """On a GPU what is left for the cache is an estimate: 990 to 1050 here, and 1 % around it."""
+    promised = predictions(kv_tokens_range=(990, 1050))
+    report = _report(measurement(kv_tokens=tokens), predicted=promised)
+    gate = next(g for g in report.gates if g.name == "KV cache tokens")
+
+    assert _failed(report) == (["KV cache tokens"] if fails else [])
+    assert gate.reason.startswith("predicted 1,000 tokens (990 tokens to 1,050 tokens), measured")
+
+
 def test_the_floor_decides() -> None:
     assert _failed(_report(floor=1.04)) == []
     assert _failed(_report(floor=1.039)) == ["quality floor"]

@@ -23,7 +23,9 @@ from tuners.validate.schema import (
 )
 
 MEMORY_TOLERANCE = 0.01
-"""Weights bytes and KV tokens are arithmetic: 1 % leaves room for alignment alone."""
+"""Weights bytes and KV tokens are arithmetic: 1 % leaves room for alignment alone. Where the KV tokens were
+predicted as an interval, it is the interval that must hold: on an H100 an 8B model's cache was 1.6 % larger
+than the value and well inside (docs/gpu.md)."""
 
 PERPLEXITY_TOLERANCE = 0.05
 """Search (torch, fake-quantized weights) against engine: other kernels, other accumulation order. On
@@ -162,9 +164,17 @@ def _memory_lines(quantized: EngineMeasurement, predicted: Predictions) -> Itera
         ),
     )
     for name, promised, measured, unit in rows:
-        ok = _within(measured, promised, MEMORY_TOLERANCE)
+        low, high = (predicted.kv_tokens_range if unit == "tokens" else None) or (promised, promised)
+        ok = low * (1 - MEMORY_TOLERANCE) <= measured <= high * (1 + MEMORY_TOLERANCE)
         yield Line(
-            name=name, predicted=promised, measured=measured, unit=unit, tolerance=MEMORY_TOLERANCE, ok=ok
+            name=name,
+            predicted=promised,
+            measured=measured,
+            unit=unit,
+            low=low if low < high else None,
+            high=high if low < high else None,
+            tolerance=MEMORY_TOLERANCE,
+            ok=ok,
         )
 
 
@@ -293,9 +303,12 @@ def _line_gate(line: Line) -> Gate:
 def _promise_in_words(line: Line) -> str:
     predicted = line.predicted if line.predicted is not None else math.nan
     off = (line.measured - predicted) / predicted if predicted else math.inf
+    interval = ""
+    if line.low is not None and line.high is not None:
+        interval = f" ({_amount(line.low, line.unit)} to {_amount(line.high, line.unit)})"
     return (
-        f"predicted {_amount(predicted, line.unit)}, measured {_amount(line.measured, line.unit)} "
-        f"({off:+.2%}, tolerance {line.tolerance or 0:.0%})"
+        f"predicted {_amount(predicted, line.unit)}{interval}, measured {_amount(line.measured, line.unit)} "
+        f"({off:+.2%}, tolerance {line.tolerance or 0:.0%}{' of the interval' if interval else ''})"
     )
 
 

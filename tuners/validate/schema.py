@@ -114,12 +114,15 @@ class EngineMeasurement(Contract):
 
 
 class Line(Contract):
-    """One line of the report. `tolerance` is relative; `ok` None when the line only informs."""
+    """One line of the report. `tolerance` is relative, from `low` and `high` on where the prediction was an
+    interval; `ok` None when the line only informs."""
 
     name: str
     predicted: float | None
     measured: float
     unit: str
+    low: float | None = None
+    high: float | None = None
     tolerance: float | None = None
     ok: bool | None = None
     note: str = ""
@@ -171,10 +174,13 @@ class Predictions(Contract):
     """What was promised before the engine ran. None: nothing was promised, and no gate is built on it.
 
     `weights_bytes` are those of the engine's parameters (tuners/validate/served.py), not of the file.
+    `kv_tokens_range` is the footprint's interval (None: a point, as where the cache's size is given): what
+    the engine leaves for the cache on a GPU is an estimate (profiles/footprint/runner.py).
     """
 
     weights_bytes: int
     kv_tokens: int
+    kv_tokens_range: tuple[int, int] | None = None
     kv_bytes_per_token: int
     perplexity_ratio: float | None = None
     kl: float | None = None
