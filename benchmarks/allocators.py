@@ -45,7 +45,7 @@ from tuners.search.setup import Setup
 from tuners.search.study import PlanSearch
 from tuners.search.trials import Trials
 from tuners.sensitivity.measure import measure_kl
-from tuners.sensitivity.table import FISHER, GDY2, KL, MSE, CellLog, SensitivityTable, blend
+from tuners.sensitivity.table import FISHER, G2DY2, GDY2, KL, MSE, CellLog, SensitivityTable, blend
 from tuners.solver import solve
 
 ADVISOR = "Advisor"
@@ -81,6 +81,7 @@ def ablation(bench: Bench, table: SensitivityTable, bits: float) -> Makers:
     return {
         "signal alone: weight error": lambda: solve(units, table.scores(MSE), budget),
         "signal alone: (g.dy)^2": lambda: solve(units, table.scores(GDY2), budget),
+        "signal alone: (g dy)^2 by channel": lambda: solve(units, table.scores(G2DY2), budget),
         "signal alone: Fisher probes": lambda: solve(units, table.scores(FISHER), budget),
         "mean of KL, Fisher and (g.dy)^2": lambda: solve(units, blended, budget),
         "choice among signals": lambda: searched(
@@ -202,7 +203,7 @@ def cold(bench: Bench, bits: list[float]) -> dict[float, tuple[dict[str, str], f
         )
         reporter = Reporter(setup, score(setup, bench.emit), bench.emit)
         return {
-            b: (reporter.exact(GDY2, bench.bytes_for(b)).formats, time.process_time() - start) for b in bits
+            b: (reporter.exact(G2DY2, bench.bytes_for(b)).formats, time.process_time() - start) for b in bits
         }
 
 
@@ -212,6 +213,7 @@ def time_part(bench: Bench, rows: Rows) -> None:
         return
     made = cold(bench, bench.options.budgets)
     theirs = others.answer(bench, others.AUTOSCHEME)
+    bench.variants()  # what judges the plans
     samples = f"{others.AUTOSCHEME}, {bench.options.samples} samples"
     for bits, (formats, seconds) in made.items():
         rows.add(row_of(bench, "time", "Advisor's quick scores, cold start", bits, formats, seconds))

@@ -170,9 +170,13 @@ class Bench:
         """The unit's format of a family."""
         return next((o for o in unit.options if get_format(o).family == family), "BF16")
 
+    def variants(self) -> None:
+        """Every unit in every format, from the cache or made now."""
+        build_variants(self.host, self.store, self.setup.calibration, emit=self.emit)
+
     def table(self) -> SensitivityTable:
         """Variants and sensitivities, from the cache or made now."""
-        build_variants(self.host, self.store, self.setup.calibration, emit=self.emit)
+        self.variants()
         return self.setup.load_table() or score(self.setup, self.emit)
 
     def judge(self, formats: Mapping[str, str]) -> dict[str, Quality]:

@@ -195,10 +195,10 @@ def load_search(workspace: Workspace) -> SearchResult:
 def measured_scores(workspace: Workspace) -> Scores:
     """Measured KL of every unit in every format, as the search left it, or its estimate where the search was
     a quick one; empty where there was none."""
-    from tuners.sensitivity.table import GDY2, KL, SensitivityTable
+    from tuners.sensitivity.table import G2DY2, GDY2, KL, SensitivityTable
 
     path = workspace.path("sensitivity.json")
     if not path.exists():
         return {}
     table = SensitivityTable.model_validate_json(path.read_text(encoding="utf-8"))
-    return table.scores(KL) or table.scores(GDY2)
+    return table.scores(KL) or table.scores(G2DY2) or table.scores(GDY2)

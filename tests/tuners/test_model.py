@@ -17,7 +17,7 @@ from tuners.model.host import ModelHost
 from tuners.model.inputs import fp8_per_token, int8_per_token
 from tuners.model.variants import VariantStore, rtn
 from tuners.plan import Unit, uniform
-from tuners.sensitivity.fast import Seen, measure_fast
+from tuners.sensitivity.fast import Projected, Seen, SignalSums, measure_fast
 from tuners.sensitivity.measure import measure_kl
 from tuners.sensitivity.quick import RoundedStore, quick_scores
 from tuners.sensitivity.stopping import rank_correlation
@@ -132,9 +132,7 @@ def test_sensitivity_resumes_and_its_signals_rank_alike(
     fast = measure_fast(host, store, ids, probes=4)
     table = SensitivityTable(
         cells=tuple(
-            c.model_copy(
-                update={"gdy2": fast.gdy2[c.unit, c.format], "fisher": fast.fisher[c.unit, c.format]}
-            )
+            c.model_copy(update={s: getattr(fast, s)[c.unit, c.format] for s in ("gdy2", "g2dy2", "fisher")})
             for c in log.cells.values()
         ),
         tokens=int(ids.numel()),
@@ -142,8 +140,8 @@ def test_sensitivity_resumes_and_its_signals_rank_alike(
         naive_forwards=48,
         suffix_forwards=30.0,
     )
-    assert table.signals() == ("kl", "fisher", "gdy2", "mse")
-    for signal in ("gdy2", "fisher"):
+    assert table.signals() == ("kl", "fisher", "gdy2", "g2dy2", "mse")
+    for signal in ("gdy2", "g2dy2", "fisher"):
         correlation = table.rank_correlation("kl", signal)
         assert correlation is not None
         assert correlation > 0.7
@@ -159,7 +157,7 @@ def test_quick_scores_rank_units_as_the_stored_variants_do_and_write_nothing(
     quick: dict[str, dict[str, float]] = {}
     for (unit, fmt), value in cells.items():
         quick.setdefault(unit, {})[fmt] = value
-    full = measure_fast(host, store, ids, probes=4).gdy2
+    full = measure_fast(host, store, ids, probes=4).g2dy2
     assert set(cells) == set(full)
     for fmt in ("W8A8", "W4A16_G64", "W4A16_G128"):
         units = [u for u in quick if fmt in quick[u]]
@@ -176,6 +174,7 @@ def test_sequences_together_give_the_same_and_strides_part_the_positions(
     alone = measure_fast(host, store, ids[:5])
     three = measure_fast(host, store, ids[:5], together=3)
     assert three.gdy2 == pytest.approx(alone.gdy2)
+    assert three.g2dy2 == pytest.approx(alone.g2dy2)
     assert three.fisher == pytest.approx(alone.fisher)
 
     seen = Seen(torch.arange(14.0).reshape(7, 2), torch.arange(21.0).reshape(1, 7, 3), torch.arange(7.0))
@@ -194,6 +193,32 @@ def test_the_fisher_signal_sums_to_the_kl_of_uniform_int8(
     true = Evaluator(host, store, ids, tmp_path, "search").quality(plan).kl
     fast = measure_fast(host, store, ids, probes=8)
     assert sum(fast.fisher[cell] for cell in plan.items()) == pytest.approx(true, rel=0.15)
+
+
+def test_channels_apart_agree_with_channels_together_and_scatter_less(
+    host: ModelHost, store: VariantStore, ids: torch.Tensor
+) -> None:
+    """Weights alone are rounded: the products of different channels are noise around nothing."""
+    cells = [(u.name, f) for u in host.units.values() for f in u.options if f.startswith("W4A16")]
+    probed = [measure_fast(host, store, ids, probes=1, seed=seed) for seed in range(6)]
+    apart = np.array([[found.g2dy2[c] for c in cells] for found in probed])
+    together = np.array([[found.gdy2[c] for c in cells] for found in probed])
+
+    assert apart.mean(0).sum() == pytest.approx(together.mean(0).sum(), rel=0.25)
+    scatter = [float(np.median(x.std(0) / x.mean(0))) for x in (apart, together)]
+    assert scatter[0] < 0.7 * scatter[1]
+
+
+def test_sums_of_one_cell_by_hand() -> None:
+    """Two probes of one sequence with g dy = (1, 2), (3, -1) by channel at the only position."""
+    sums = SignalSums()
+    sums.add(("u", "f"), [Projected(torch.tensor([[3.0], [2.0]]), torch.tensor([[5.0], [10.0]]))], stride=2)
+    found = sums.signals(tokens=4.0, probes=2, sequences=1)
+
+    assert found.fisher["u", "f"] == pytest.approx(0.5 * (9 + 4) / 8)
+    assert found.gdy2["u", "f"] == pytest.approx(2 * 0.5 * (9 + 4) / 8)
+    assert found.g2dy2["u", "f"] == pytest.approx(2 * 0.5 * (5 + 10) / 8)
+    assert found.passes == 2
 
 
 def test_blend_of_one_signal_keeps_its_order() -> None:

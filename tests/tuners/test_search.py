@@ -22,7 +22,7 @@ from tuners.search.pace import Pace
 from tuners.search.schema import Goal, SearchResult, SearchSettings, SearchSpec
 from tuners.search.scoring import score
 from tuners.search.setup import Setup
-from tuners.sensitivity.table import GDY2
+from tuners.sensitivity.table import G2DY2
 from tuners.solver import solve
 from tuners.units import fixed_bytes
 
@@ -234,7 +234,7 @@ def test_a_quick_plan_is_better_than_the_same_bytes_elsewhere_and_resumes(
     setup = Setup(job, lambda _event: None)
     table = setup.load_table()
     assert table is not None
-    scores = table.scores(GDY2)
+    scores = table.scores(G2DY2)
     reverse = {u: {f: 1 / s for f, s in row.items()} for u, row in scores.items()}
     backwards = solve(job.units, reverse, job.budget_bytes)
     uniforms = [uniform(job.units, f) for f in ("int4", "int8", "fp8")]

@@ -130,6 +130,7 @@ def test_both_halves_of_the_table_are_those_of_the_model_in_memory(
     found = measure_fast_streamed(streamed, there, ids, tmp_path / "scratch", seed=3, weights=weights)
     assert found.fisher == pytest.approx(wanted.fisher, rel=1e-3)
     assert found.gdy2 == pytest.approx(wanted.gdy2, rel=1e-3)
+    assert found.g2dy2 == pytest.approx(wanted.g2dy2, rel=1e-3)
     assert not list((tmp_path / "scratch").iterdir())
 
     log = CellLog(tmp_path / "resident.jsonl")

@@ -49,10 +49,10 @@ class LinearVariant:
         """The weight that a kernel multiplies by: (code - zero point) times scale."""
         out_features, in_features = self.codes.shape
         groups = self.scale.shape[1]
-        wide = self.codes.to(torch.float32).view(out_features, groups, in_features // groups)
+        wide = self.codes.to(torch.float32, copy=True).view(out_features, groups, in_features // groups)
         if self.zero is not None:
-            wide = wide - self.zero.to(torch.float32).unsqueeze(-1)
-        return (wide * self.scale.to(torch.float32).unsqueeze(-1)).view(out_features, in_features).to(dtype)
+            wide.sub_(self.zero.to(torch.float32).unsqueeze(-1))
+        return wide.mul_(self.scale.to(torch.float32).unsqueeze(-1)).view(out_features, in_features).to(dtype)
 
 
 def round_scale(scale: Tensor) -> Tensor:
@@ -108,9 +108,9 @@ def encode(weight: Tensor, scale: Tensor, fmt: Format, zero: Tensor | None = Non
         largest = torch.finfo(FP8[fmt.fp8]).max
         return flat.clamp(-largest, largest).to(FP8[fmt.fp8])
     if zero is not None:
-        scaled = scaled + zero.float().unsqueeze(-1)
+        scaled.add_(zero.float().unsqueeze(-1))
     low, high = -(2 ** (fmt.weight_bits - 1)), 2 ** (fmt.weight_bits - 1) - 1
-    return scaled.round().clamp(low, high).view(out_features, in_features).to(torch.int8)
+    return scaled.round_().clamp_(low, high).view(out_features, in_features).to(torch.int8)
 
 
 def rtn(weight: Tensor, fmt: Format, absmax: Tensor | None = None) -> LinearVariant:
@@ -121,7 +121,9 @@ def rtn(weight: Tensor, fmt: Format, absmax: Tensor | None = None) -> LinearVari
 
 def rtn_all(weights: Sequence[Tensor], fmt: Format) -> list[LinearVariant]:
     """The linears of one fused layer, rounded to nearest."""
-    absmax = torch.stack([w.abs().max() for w in weights]).max()
+    absmax = None
+    if fmt.family == "fp4" and fmt.group_size == NVFP4_GROUP:
+        absmax = torch.stack([w.abs().max() for w in weights]).max()
     return [rtn(w, fmt, absmax) for w in weights]
 
 

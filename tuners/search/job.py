@@ -16,7 +16,7 @@ from tuners.search.scoring import quick_note, score
 from tuners.search.setup import Setup
 from tuners.search.study import PlanSearch
 from tuners.search.trials import Trials, open_storage
-from tuners.sensitivity.table import FISHER, GDY2, KL, MSE, SensitivityTable
+from tuners.sensitivity.table import FISHER, G2DY2, GDY2, KL, MSE, SensitivityTable
 
 
 def run(spec: SearchSpec, emit: Emit) -> SearchResult:
@@ -42,7 +42,7 @@ def run(spec: SearchSpec, emit: Emit) -> SearchResult:
         decided = best.plan.model_copy(update={"kv_cache_dtype": spec.kv_cache_dtype})
         best = best.model_copy(update={"plan": decided})
     trials, pruned, measured = search.counts()
-    cheap = (FISHER, GDY2, MSE)
+    cheap = (FISHER, GDY2, G2DY2, MSE)
     quick = (quick_note(spec.settings),) if spec.settings.is_quick else ()
     exact_cells = len(table.cells) if table.exact_cells is None else table.exact_cells
     result = SearchResult(
@@ -60,8 +60,8 @@ def run(spec: SearchSpec, emit: Emit) -> SearchResult:
         sensitivity_seconds=table.seconds,
         search_seconds=time.monotonic() - start,
         signal_correlations={f"{s}~kl": c for s in cheap if (c := table.rank_correlation(KL, s)) is not None},
-        signal_sums={f"{s}/kl": r for s in (FISHER, GDY2) if (r := table.ratio_of_sums(s)) is not None},
-        signal_errors={f"{s}/kl": e for s in (FISHER, GDY2) if (e := table.median_error(s)) is not None},
+        signal_sums={f"{s}/kl": r for s in cheap[:3] if (r := table.ratio_of_sums(s)) is not None},
+        signal_errors={f"{s}/kl": e for s in cheap[:3] if (e := table.median_error(s)) is not None},
         cells_measured=exact_cells,
         cells=len(table.cells),
         sensitivity_mode="quick" if quick else "exact" if exact_cells == len(table.cells) else "fast",
@@ -102,7 +102,7 @@ def sensitivity(setup: Setup, emit: Emit) -> SensitivityTable:
     skipped = table is not None
     if table is None:
         wanted = sum(len(u.options) - 1 for u in setup.spec.units)
-        what = "(g.dy)^2" if setup.settings.is_quick else "KL"
+        what = "(g dy)^2" if setup.settings.is_quick else "KL"
         emit(
             StageStarted(
                 stage="sensitivity", title=f"{what} of every unit in every format", total=wanted, unit="cells"

@@ -276,7 +276,7 @@ def _streamed(s: _Sizes) -> list[StageMemory]:
         _stage(
             "gradients, blocks", block,
             hidden_states=2 * s.states(used.probe_sequences), gradients=2 * probing,
-            rows=rows + 2 * s.seen, variant=s.unit,
+            rows=rows + 4 * s.seen, variant=s.unit,
             graph=2 * used.seq_len * s.features * s.item,
         ),
         _stage("measured cells, blocks", block, hidden_states=walking, batch=s.batch, variant=s.unit),

@@ -29,10 +29,10 @@ class SearchSettings(Contract):
     `sensitivity` exact measures the KL of every cell; fast takes it from backward passes and measures a
     sample of cells to say how well they agree; auto is exact unless that would take longer than
     `exact_seconds`; quick rounds weights to nearest in memory, estimates every cell from one backward pass
-    for each of `quick_sequences`, and measures the plan alone. A trial sees the share `rungs` of the search
-    sequences before each test whether to go on; `prune_p` is the level of the paired test.
-    `contested_share` of the trials are the second stage's. Workers are processes on one study; `storage` is
-    Optuna's (default: study.db of the run).
+    for the first `quick_tokens` of each of `quick_sequences`, and measures the plan alone. A trial sees the
+    share `rungs` of the search sequences before each test whether to go on; `prune_p` is the level of the
+    paired test. `contested_share` of the trials are the second stage's. Workers are processes on one study;
+    `storage` is Optuna's (default: study.db of the run).
     `memory` resident holds the whole model, streamed one decoder block at a time, auto streams when the whole
     does not fit into `memory_bytes` (default: 90 % of what is available).
     """
@@ -45,6 +45,7 @@ class SearchSettings(Contract):
     sensitivity: Sensitivity = "auto"
     exact_seconds: float = Field(default=1200.0, gt=0)
     quick_sequences: int = Field(default=8, ge=1)
+    quick_tokens: int = Field(default=64, ge=16)
     probe_sequences: int = Field(default=12, ge=1)
     probes: int = Field(default=2, ge=1)
     search_sequences: int = Field(default=16, ge=4)

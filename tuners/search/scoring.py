@@ -29,9 +29,9 @@ def score(setup: Setup, emit: Emit) -> SensitivityTable:
 def quick_note(settings: SearchSettings) -> str:
     """What a quick plan rests on, and how to have a better one."""
     return (
-        "a quick plan: its bits were placed by an estimate, (g.dy)^2 of weights rounded to nearest from one "
-        f"backward pass for each of {settings.quick_sequences} sequences; its KL is measured with weights "
-        "rounded so. --sensitivity exact refines it"
+        "a quick plan: its bits were placed by an estimate, (g dy)^2 channel by channel, of weights rounded "
+        f"to nearest from one backward pass for each of {settings.quick_sequences} sequences; its KL is "
+        "measured with weights rounded so. --sensitivity exact refines it"
     )
 
 
@@ -44,7 +44,7 @@ def _quick(setup: Setup, emit: Emit) -> SensitivityTable:
         setup.host, setup.store, few.ids, weights=few.weights, seed=settings.seed, progress=_ticks(emit)
     )
     return SensitivityTable(
-        cells=tuple(Cell(unit=unit, format=fmt, gdy2=value) for (unit, fmt), value in found.items()),
+        cells=tuple(Cell(unit=unit, format=fmt, g2dy2=value) for (unit, fmt), value in found.items()),
         tokens=int(few.ids.numel()),
         seconds=time.monotonic() - start,
         naive_forwards=0,
@@ -80,7 +80,9 @@ def _measured(setup: Setup, emit: Emit) -> SensitivityTable:
         cell = log.cells.get((unit, fmt))
         if cell is None:
             cell = Cell(unit=unit, format=fmt, mse=relative_error(host, store, host.units[unit], fmt))
-        cells.append(cell.model_copy(update={"fisher": fast.fisher[unit, fmt], "gdy2": fast.gdy2[unit, fmt]}))
+        key = unit, fmt
+        signals = {"fisher": fast.fisher[key], "gdy2": fast.gdy2[key], "g2dy2": fast.g2dy2[key]}
+        cells.append(cell.model_copy(update=signals))
     blocks = len(host.blocks)
     return SensitivityTable(
         cells=tuple(cells),

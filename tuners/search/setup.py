@@ -128,8 +128,11 @@ class Setup:
 
     @property
     def quick_sequences(self) -> Sequences:
-        """Sequences of a quick plan's backward passes, likewise."""
-        return self.scored.spread(self.settings.quick_sequences)
+        """Sequences of a quick plan's backward passes, likewise; their first tokens, unless answers count."""
+        found = self.scored.spread(self.settings.quick_sequences)
+        if found.weights is not None:
+            return found
+        return Sequences(found.ids[:, : self.settings.quick_tokens])
 
     @property
     def held_out(self) -> Evaluator:
@@ -143,7 +146,8 @@ class Setup:
         used = self.settings
         kind = "" if self.scored.weights is None else "answers-"
         if used.is_quick:
-            return self.cache / f"sensitivity-quick-{kind}{used.quick_sequences}-{used.seed}.json"
+            name = f"{kind}{used.quick_sequences}x{used.quick_tokens}-{used.seed}"
+            return self.cache / f"sensitivity-quick-{name}.json"
         name = f"{kind}{used.sensitivity_sequences}-{used.probe_sequences}-{used.probes}-{used.seed}"
         return self.cache / f"sensitivity-tokens-{name}.json"
 

@@ -3,16 +3,21 @@
 The KL of a small change is half its Fisher quadratic form (Amari). Its square root at the logits is known in
 closed form: S = diag(sqrt p) - p sqrt(p)^T has S S^T = diag(p) - p p^T. So with v standard normal and
 g = d(logits . S v)/dy, E[(sum over positions of g . dy)^2] is the form of the whole change dy of a layer's
-output: positions, heads and the activation's rounding included. Two signals come out of the same passes:
+output: positions, heads and the activation's rounding included. Three signals come out of the same passes:
 
 * `fisher`: half the mean of (sum over positions of g . dy)^2, unbiased, relative spread sqrt(2 / probes);
-* `gdy2`: half the mean over positions of (g . dy)^2: positions taken as independent, less noise, biased.
+* `gdy2`: half the mean over positions of (g . dy)^2: positions taken as independent, less noise, biased;
+* `g2dy2`: half the mean over positions of the sum over channels of (g dy)^2. The errors that rounding makes
+  in a weight's rows know nothing of each other, so the products of different channels add up to nothing:
+  leaving them out takes most of the noise away, and a few sequences are enough. What rounding the inputs
+  does to several channels together is left out as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,11 +29,41 @@ from tuners.plan import Unit
 
 @dataclass(frozen=True)
 class FastSignals:
-    """Both signals of every (unit, format), in nats per token."""
+    """The signals of every (unit, format), in nats per token."""
 
     fisher: dict[tuple[str, str], float]
     gdy2: dict[tuple[str, str], float]
+    g2dy2: dict[tuple[str, str], float]
     passes: int
+
+
+class Projected(NamedTuple):
+    """Of one sequence, (probes, tokens) each: g . dy, and the sum over channels of (g dy)^2."""
+
+    together: Tensor
+    by_channel: Tensor
+
+
+class SignalSums:
+    """The signals while sequences are added up, cell by cell."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, str], tuple[float, float, float]] = {}
+
+    def add(self, cell: tuple[str, str], sequences: Sequence[Projected], stride: int = 1) -> None:
+        """What `projections` found of that cell; one of `stride` positions was looked at."""
+        fisher, gdy2, g2dy2 = self._sums.get(cell, (0.0, 0.0, 0.0))
+        for found in sequences:
+            fisher += float(found.together.sum(-1).square().sum())
+            gdy2 += stride * float(found.together.square().sum())
+            g2dy2 += stride * float(found.by_channel.sum())
+        self._sums[cell] = fisher, gdy2, g2dy2
+
+    def signals(self, tokens: float, probes: int, sequences: int) -> FastSignals:
+        """Half the means; `tokens` are those that count."""
+        scale = 0.5 / (tokens * probes)
+        fisher, gdy2, g2dy2 = ({k: v[i] * scale for k, v in self._sums.items()} for i in range(3))
+        return FastSignals(fisher, gdy2, g2dy2, passes=sequences * probes)
 
 
 def measure_fast(
@@ -42,40 +77,33 @@ def measure_fast(
     progress: Callable[[int, int], None] | None = None,
     stride: int = 1,
     together: int = 1,
+    abreast: int = 1,
 ) -> FastSignals:
-    """Both signals from `probes` backward passes for each of the sequences `ids` (sequences, tokens).
+    """The signals from `probes` backward passes for each of the sequences `ids` (sequences, tokens).
 
     `weights` (sequences, tokens) count the loss where the next token matters (None: everywhere). The
-    outputs' changes are taken at every `stride`-th position alone: of more than 1 `gdy2` stays unbiased,
-    `fisher` is the sum of those positions. Memory: inputs, outputs and gradients of `together` sequences at
-    a time, (2 + probes) x tokens / stride x features floats each; weights are rounded once for all of them.
+    outputs' changes are taken at every `stride`-th position alone: of more than 1 the last two signals keep
+    their means, `fisher` is the sum of those positions. Memory: inputs, outputs and gradients of `together`
+    sequences at a time, (2 + probes) x tokens / stride x features floats each; weights are rounded once for
+    all of them. `abreast` of them go through the model in one pass.
     """
     rng = torch.Generator(device="cpu").manual_seed(seed)
-    fisher: dict[tuple[str, str], float] = {}
-    gdy2: dict[tuple[str, str], float] = {}
+    sums = SignalSums()
     units = list(host.units.values())
     for start in range(0, len(ids), together):
         rows = range(start, min(start + together, len(ids)))
         seen = []
-        for row in rows:
-            counted = None if weights is None else weights[row]
-            found = _backward(host, ids[row : row + 1], units, rng, probes, counted)
-            seen.append({name: one.every(stride, row % stride) for name, one in found.items()})
+        for first in rows[::abreast]:
+            part = slice(first, min(first + abreast, rows.stop))
+            counted = None if weights is None else weights[part]
+            for row, found in enumerate(_backward(host, ids[part], units, rng, probes, counted), first):
+                seen.append({name: one.every(stride, row % stride) for name, one in found.items()})
         for unit in units:
             for fmt, of_rows in projections(host, store, unit, seen):
-                key = unit.name, fmt
-                for dots in of_rows:
-                    fisher[key] = fisher.get(key, 0.0) + float(dots.sum(-1).square().sum())
-                    gdy2[key] = gdy2.get(key, 0.0) + stride * float(dots.square().sum())
+                sums.add((unit.name, fmt), of_rows, stride)
         if progress is not None:
             progress(rows.stop, len(ids))
-    tokens = float(ids.numel() if weights is None else weights.sum())
-    scale = 0.5 / (tokens * probes)
-    return FastSignals(
-        fisher={k: v * scale for k, v in fisher.items()},
-        gdy2={k: v * scale for k, v in gdy2.items()},
-        passes=len(ids) * probes,
-    )
+    return sums.signals(float(ids.numel() if weights is None else weights.sum()), probes, len(ids))
 
 
 @dataclass(frozen=True)
@@ -103,8 +131,8 @@ def _backward(
     rng: torch.Generator,
     probes: int,
     weights: Tensor | None = None,
-) -> dict[str, Seen]:
-    """What every linear sees of one sequence and its probe gradients: one forward, `probes` backwards."""
+) -> list[dict[str, Seen]]:
+    """What every linear sees of each sequence and its probe gradients: one forward, `probes` backwards."""
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
     grads: dict[str, list[Tensor]] = {}
@@ -112,8 +140,8 @@ def _backward(
 
     def watch(name: str, module: torch.nn.Module) -> None:
         def hook(_m: torch.nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-            inputs[name], outputs[name] = args[0].detach()[0], out.detach()[0]
-            out.register_hook(lambda g: grads.setdefault(name, []).append(g.detach()[0].clone()))
+            inputs[name], outputs[name] = args[0].detach(), out.detach()
+            out.register_hook(lambda g: grads.setdefault(name, []).append(g.detach().clone()))
 
         handles.append(module.register_forward_hook(hook))
 
@@ -124,54 +152,83 @@ def _backward(
     handles.append(embedding.register_forward_hook(lambda _m, _a, out: out.requires_grad_(True)))
     try:
         with torch.enable_grad():
-            logits = host.model(input_ids=ids.to(host.device), use_cache=False).logits[0].float()
-            for number, direction in enumerate(probe_directions(logits, rng, probes, weights)):
-                (logits * direction).sum().backward(retain_graph=number + 1 < probes)
+            logits = host.model(input_ids=ids.to(host.device), use_cache=False).logits.float().flatten(0, 1)
+            counted = None if weights is None else weights.flatten()
+            for number, direction in enumerate(probe_directions(logits, rng, probes, counted)):
+                logits.backward(direction, retain_graph=number + 1 < probes)
     finally:
         for handle in handles:
             handle.remove()
-    return {name: Seen(inputs[name], torch.stack(grads[name]), outputs[name]) for name in grads}
+    return [
+        {
+            name: Seen(inputs[name][row], torch.stack([g[row] for g in found]), outputs[name][row])
+            for name, found in grads.items()
+        }
+        for row in range(len(ids))
+    ]
 
 
 def probe_directions(
     logits: Tensor, rng: torch.Generator, probes: int, weights: Tensor | None = None
 ) -> Iterator[Tensor]:
     """`probes` random vectors S v (tokens, vocabulary) for logits of that shape; see the module's text."""
-    root = torch.softmax(logits.detach(), -1).sqrt()
+    chances = torch.softmax(logits.detach(), -1)
+    root = chances.sqrt()
     for _ in range(probes):
         v = torch.randn(logits.shape, generator=rng).to(logits.device)
-        direction = root * v - root.square() * (root * v).sum(-1, keepdim=True)
+        v.mul_(root)
+        direction = v.addcmul_(chances, v.sum(-1, keepdim=True), value=-1.0)
         if weights is not None:  # the form of a weighted sum of KLs
-            direction = direction * weights.to(logits.device).sqrt().unsqueeze(-1)
+            direction.mul_(weights.to(logits.device).sqrt().unsqueeze(-1))
         yield direction
+
+
+MULTIPLIED_TOGETHER = 4
+"""Sequences whose inputs go through a layer in one product: short ones alone are a third slower."""
 
 
 @torch.no_grad()
 def projections(
     host: ModelHost, store: VariantStore, unit: Unit, seen: Sequence[Mapping[str, Seen]]
-) -> list[tuple[str, list[Tensor]]]:
-    """Format to g . dy of the unit's linears together, (probes, tokens) for each sequence of `seen`."""
-    linear = torch.nn.functional.linear
-    before = [
-        {
-            m.name: linear(row[m.name].x, host.original[m.name], host.linear(m.name).bias)
-            if (y := row[m.name].y) is None
-            else y
-            for m in unit.linears
-        }
-        for row in seen
-    ]
-    out: list[tuple[str, list[Tensor]]] = []
+) -> list[tuple[str, list[Projected]]]:
+    """Format to what its change does, the unit's linears together, for each sequence of `seen`."""
+    groups = [seen[i : i + MULTIPLIED_TOGETHER] for i in range(0, len(seen), MULTIPLIED_TOGETHER)]
+    before = [{m.name: _outputs(host, m.name, rows) for m in unit.linears} for rows in groups]
+    out: list[tuple[str, list[Projected]]] = []
     for fmt in unit.options:
         if fmt == "BF16":
             continue
+        found: list[Projected] = []
         with store.installed({unit.name: fmt}):
-            totals = []
-            for row, original in zip(seen, before, strict=True):
-                parts = []
-                for m in unit.linears:
-                    dy = host.linear(m.name)(row[m.name].x).float() - original[m.name].float()
-                    parts.append(torch.einsum("pto,to->pt", row[m.name].grads.float(), dy))
-                totals.append(torch.stack(parts).sum(0))
-        out.append((fmt, totals))
+            for rows, original in zip(groups, before, strict=True):
+                found += _changes(host, unit, rows, original)
+        out.append((fmt, found))
     return out
+
+
+def _outputs(host: ModelHost, name: str, rows: Sequence[Mapping[str, Seen]]) -> Tensor:
+    """What the original layer put out for these sequences, one after another (tokens, out)."""
+    kept = [row[name].y for row in rows]
+    if all(y is not None for y in kept):
+        return torch.cat([y for y in kept if y is not None])
+    x = torch.cat([row[name].x for row in rows])
+    return torch.nn.functional.linear(x, host.original[name], host.linear(name).bias)
+
+
+def _changes(
+    host: ModelHost, unit: Unit, rows: Sequence[Mapping[str, Seen]], original: Mapping[str, Tensor]
+) -> list[Projected]:
+    """What the weights that are installed now change, sequence by sequence."""
+    together: list[list[Tensor]] = [[] for _ in rows]
+    by_channel: list[list[Tensor]] = [[] for _ in rows]
+    for m in unit.linears:
+        x = torch.cat([row[m.name].x for row in rows])
+        changed = host.linear(m.name)(x).float().sub_(original[m.name].float())
+        for place, dy in enumerate(changed.split([len(row[m.name].x) for row in rows])):
+            products = rows[place][m.name].grads.float() * dy
+            together[place].append(products.sum(-1))
+            by_channel[place].append(products.square_().sum(-1))
+    return [
+        Projected(torch.stack(a).sum(0), torch.stack(b).sum(0))
+        for a, b in zip(together, by_channel, strict=True)
+    ]

@@ -18,8 +18,11 @@ from tuners.model.host import ModelHost, model_feed
 from tuners.model.variants import LinearVariant, VariantStore, rtn_all
 from tuners.sensitivity.fast import measure_fast
 
-STRIDE = 2
-"""Output changes at every other position: half their matmuls, on texts that are twice as many for it."""
+POSITIONS = 64
+"""Of longer sequences output changes are taken at every second position, or third: at about so many."""
+
+PASS_TOKENS = 128
+"""Short sequences go through the model side by side, up to so many tokens: fewer rows multiply slower."""
 
 TOGETHER = 4
 """Sequences for which weights are rounded once: their inputs, outputs and gradients are held at a time."""
@@ -74,9 +77,18 @@ def quick_scores(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[tuple[str, str], float]:
-    """(unit, format) to (g . dy)^2 in nats per token, from one probe for each sequence of `ids`."""
+    """(unit, format) to `g2dy2` in nats per token, from one probe for each sequence of `ids`."""
+    length = ids.shape[1]
     found = measure_fast(
-        host, store, ids, probes=1, seed=seed, weights=weights, progress=progress,
-        stride=STRIDE, together=TOGETHER,
-    )  # fmt: skip
-    return found.gdy2
+        host,
+        store,
+        ids,
+        probes=1,
+        seed=seed,
+        weights=weights,
+        progress=progress,
+        stride=max(1, length // POSITIONS),
+        together=TOGETHER,
+        abreast=max(1, PASS_TOKENS // length),
+    )
+    return found.g2dy2

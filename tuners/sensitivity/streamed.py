@@ -24,7 +24,7 @@ from tuners.model.host import BlockCall, ModelHost, batches
 from tuners.model.limits import ROWS_BYTES, STATES_BYTES
 from tuners.model.variants import VariantStore
 from tuners.plan import Unit
-from tuners.sensitivity.fast import FastSignals, Seen, probe_directions, projections
+from tuners.sensitivity.fast import FastSignals, Seen, SignalSums, probe_directions, projections
 from tuners.sensitivity.measure import relative_error, sequences_for
 from tuners.sensitivity.table import Cell, CellLog
 
@@ -40,13 +40,13 @@ def measure_fast_streamed(
     weights: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FastSignals:
-    """Both signals of `tuners.sensitivity.fast`, block by block; hidden states lie in `scratch` meanwhile.
+    """The signals of `tuners.sensitivity.fast`, block by block; hidden states lie in `scratch` meanwhile.
 
     Memory: one block, `ROWS_BYTES` of inputs and gradients (one sequence at least), and the gradients between
     blocks, probes x tokens x hidden floats.
     """
     calls = host.block_calls(ids, 1)
-    totals: dict[tuple[str, str], tuple[float, float]] = {}
+    totals = SignalSums()
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch, prefix="hidden-") as folder:
         final: Sequence[Tensor] = ()
@@ -61,13 +61,7 @@ def measure_fast_streamed(
                 _block_signals(host, store, index, calls, inputs, grads, totals)
             if progress is not None:
                 progress(len(host.blocks) - index, len(host.blocks))
-    tokens = float(ids.numel() if weights is None else weights.sum())
-    scale = 0.5 / (tokens * probes)
-    return FastSignals(
-        fisher={k: v[0] * scale for k, v in totals.items()},
-        gdy2={k: v[1] * scale for k, v in totals.items()},
-        passes=len(ids) * probes,
-    )
+    return totals.signals(float(ids.numel() if weights is None else weights.sum()), probes, len(ids))
 
 
 def _head_gradients(
@@ -97,7 +91,7 @@ def _block_signals(
     calls: Sequence[BlockCall],
     inputs: Tensor,
     grads: list[Tensor],
-    totals: dict[tuple[str, str], tuple[float, float]],
+    totals: SignalSums,
 ) -> None:
     """Add the block's cells to `totals` and replace `grads` by the gradients of its inputs."""
     units = [u for u in host.units.values() if u.block == index]
@@ -108,12 +102,8 @@ def _block_signals(
             found, grads[row] = _block_backward(host, index, calls[row], inputs[row : row + 1], grads[row])
             seen.append(found)
         for unit in units:
-            for fmt, dots in projections(host, store, unit, seen):
-                both, apart = totals.get((unit.name, fmt), (0.0, 0.0))
-                for part in dots:
-                    both += float(part.sum(-1).square().sum())
-                    apart += float(part.square().sum())
-                totals[unit.name, fmt] = both, apart
+            for fmt, found_of in projections(host, store, unit, seen):
+                totals.add((unit.name, fmt), found_of)
 
 
 def seen_bytes(units: Sequence[Unit], tokens: int, probes: int) -> int:

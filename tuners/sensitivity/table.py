@@ -14,8 +14,9 @@ from tuners.evaluate_schema import token_mean
 KL = "kl"  # measured: KL of the whole model with one unit changed
 FISHER = "fisher"  # half the mean square of logit-space probes . change: the KL to second order
 GDY2 = "gdy2"  # half the mean square of gradient . output difference: a second-order estimate of the KL
+G2DY2 = "g2dy2"  # the same without the products of different channels, which are noise for the most part
 MSE = "mse"  # squared weight error, relative to the weight's own energy
-SIGNALS = (KL, FISHER, GDY2, MSE)
+SIGNALS = (KL, FISHER, GDY2, G2DY2, MSE)
 
 
 class Cell(Contract):
@@ -26,6 +27,7 @@ class Cell(Contract):
     sequence_kl: tuple[float, ...] = ()
     fisher: float | None = None
     gdy2: float | None = None
+    g2dy2: float | None = None
     mse: float | None = None
 
 
@@ -86,7 +88,7 @@ class SensitivityTable(Contract):
 
     def _value(self, cell: Cell, signal: str, rows: Sequence[int] | None = None) -> float | None:
         if signal != KL:
-            return {FISHER: cell.fisher, GDY2: cell.gdy2, MSE: cell.mse}[signal]
+            return {FISHER: cell.fisher, GDY2: cell.gdy2, G2DY2: cell.g2dy2, MSE: cell.mse}[signal]
         values, tokens = cell.sequence_kl, self.sequence_tokens
         if not values:
             return None
