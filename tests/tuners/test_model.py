@@ -176,6 +176,10 @@ def test_sequences_together_give_the_same_and_strides_part_the_positions(
     assert three.gdy2 == pytest.approx(alone.gdy2)
     assert three.g2dy2 == pytest.approx(alone.g2dy2)
     assert three.fisher == pytest.approx(alone.fisher)
+    one = measure_fast(host, store, ids[:5], probes=1)
+    two = measure_fast(host, store, ids[:5], probes=1, together=3, abreast=2)
+    assert two.g2dy2 == pytest.approx(one.g2dy2, rel=1e-3)
+    assert two.fisher == pytest.approx(one.fisher, rel=1e-3)
 
     seen = Seen(torch.arange(14.0).reshape(7, 2), torch.arange(21.0).reshape(1, 7, 3), torch.arange(7.0))
     even, odd = seen.every(2, 0), seen.every(2, 1)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 
 from advisor.cli.report import memory_words, sensitivity_words
 from profiles.errors import EnvironmentProblem, InfeasibleError, Interrupted, UsageError
@@ -234,6 +235,8 @@ def test_a_quick_plan_is_better_than_the_same_bytes_elsewhere_and_resumes(
     setup = Setup(job, lambda _event: None)
     table = setup.load_table()
     assert table is not None
+    setup.settings = setup.settings.model_copy(update={"quick_tokens": 16})
+    assert torch.equal(setup.quick_sequences.ids, setup.scored.spread(len(setup.quick_sequences)).ids[:, :16])
     scores = table.scores(G2DY2)
     reverse = {u: {f: 1 / s for f, s in row.items()} for u, row in scores.items()}
     backwards = solve(job.units, reverse, job.budget_bytes)

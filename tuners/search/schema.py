@@ -45,7 +45,7 @@ class SearchSettings(Contract):
     sensitivity: Sensitivity = "auto"
     exact_seconds: float = Field(default=1200.0, gt=0)
     quick_sequences: int = Field(default=8, ge=1)
-    quick_tokens: int = Field(default=64, ge=16)
+    quick_tokens: int = Field(default=48, ge=16)
     probe_sequences: int = Field(default=12, ge=1)
     probes: int = Field(default=2, ge=1)
     search_sequences: int = Field(default=16, ge=4)
