@@ -17,9 +17,9 @@ from tuners.model.host import ModelHost
 from tuners.model.inputs import fp8_per_token, int8_per_token
 from tuners.model.variants import VariantStore, rtn
 from tuners.plan import Unit, uniform
-from tuners.sensitivity.fast import Projected, Seen, SignalSums, measure_fast
+from tuners.sensitivity.fast import FastSignals, Projected, Seen, SignalSums, measure_fast
 from tuners.sensitivity.measure import measure_kl
-from tuners.sensitivity.quick import RoundedStore, quick_scores
+from tuners.sensitivity.quick import RoundedStore, levelled, quick_scores
 from tuners.sensitivity.stopping import rank_correlation
 from tuners.sensitivity.table import Cell, CellLog, SensitivityTable, blend
 
@@ -211,6 +211,21 @@ def test_channels_apart_agree_with_channels_together_and_scatter_less(
     assert apart.mean(0).sum() == pytest.approx(together.mean(0).sum(), rel=0.25)
     scatter = [float(np.median(x.std(0) / x.mean(0))) for x in (apart, together)]
     assert scatter[0] < 0.7 * scatter[1]
+
+
+def test_formats_that_round_inputs_get_the_level_of_the_whole_and_keep_their_order(host: ModelHost) -> None:
+    """A role's by-channel scores of W8A8 are half of what is true together: all of them double."""
+    units = [u for u in host.units.values() if u.role == "o"]
+    apart = {(u.name, f): 1.0 + n for n, u in enumerate(units) for f in ("W8A8", "W4A16_G64")}
+    noise = {key: (3.0 if n % 4 == 0 else 1.0) * value for n, (key, value) in enumerate(apart.items())}
+    found = FastSignals(fisher={}, gdy2=noise, g2dy2=apart, passes=1)
+    scores = levelled(units, found)
+
+    assert len(units) > 1
+    assert all(scores[key] == value for key, value in apart.items() if key[1] == "W4A16_G64")
+    eight = [scores[u.name, "W8A8"] for u in units]
+    assert sum(eight) == pytest.approx(sum(noise[u.name, "W8A8"] for u in units))
+    assert eight == sorted(eight)
 
 
 def test_sums_of_one_cell_by_hand() -> None:

@@ -7,7 +7,7 @@ Which unit is sensitive is mostly a matter of the model, not of how its weights 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -16,7 +16,8 @@ from profiles.formats import CALIBRATED, Activations, get_format
 from tuners.model.calibrate import input_spans
 from tuners.model.host import ModelHost, model_feed
 from tuners.model.variants import LinearVariant, VariantStore, rtn_all
-from tuners.sensitivity.fast import measure_fast
+from tuners.plan import Unit
+from tuners.sensitivity.fast import FastSignals, measure_fast
 
 POSITIONS = 64
 """Of longer sequences output changes are taken at every second position, or third: at about so many."""
@@ -77,7 +78,7 @@ def quick_scores(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[tuple[str, str], float]:
-    """(unit, format) to `g2dy2` in nats per token, from one probe for each sequence of `ids`."""
+    """(unit, format) to levelled `g2dy2` in nats per token, from one probe for each sequence of `ids`."""
     length = ids.shape[1]
     found = measure_fast(
         host,
@@ -91,4 +92,26 @@ def quick_scores(
         together=TOGETHER,
         abreast=max(1, PASS_TOKENS // length),
     )
-    return found.g2dy2
+    return levelled(host.units.values(), found)
+
+
+def levelled(units: Iterable[Unit], found: FastSignals) -> dict[tuple[str, str], float]:
+    """(unit, format) to `g2dy2` in nats per token, at the level of `gdy2` where the format rounds its inputs.
+
+    Rounded inputs move several channels together, which `g2dy2` leaves out: its scores of such a format are
+    too low against those of weights alone. What is missing is read off the sums over the units of a role,
+    which have little noise; the order of the units stays that of `g2dy2`.
+    """
+    roles = {u.name: u.role for u in units}
+    together: dict[tuple[str, str], float] = {}
+    apart: dict[tuple[str, str], float] = {}
+    for (unit, fmt), value in found.g2dy2.items():
+        key = roles[unit], fmt
+        together[key] = together.get(key, 0.0) + found.gdy2[unit, fmt]
+        apart[key] = apart.get(key, 0.0) + value
+    out = {}
+    for (unit, fmt), value in found.g2dy2.items():
+        key = roles[unit], fmt
+        rounds = get_format(fmt).activations is not Activations.A16
+        out[unit, fmt] = value * together[key] / apart[key] if rounds and apart[key] > 0 else value
+    return out
