@@ -42,7 +42,8 @@ def run(spec: SearchSpec, emit: Emit) -> SearchResult:
         decided = best.plan.model_copy(update={"kv_cache_dtype": spec.kv_cache_dtype})
         best = best.model_copy(update={"plan": decided})
     trials, pruned, measured = search.counts()
-    cheap = (FISHER, GDY2, G2DY2, MSE)
+    second_order = (FISHER, GDY2, G2DY2)
+    cheap = (*second_order, MSE)
     quick = (quick_note(spec.settings),) if spec.settings.is_quick else ()
     exact_cells = len(table.cells) if table.exact_cells is None else table.exact_cells
     result = SearchResult(
@@ -60,8 +61,8 @@ def run(spec: SearchSpec, emit: Emit) -> SearchResult:
         sensitivity_seconds=table.seconds,
         search_seconds=time.monotonic() - start,
         signal_correlations={f"{s}~kl": c for s in cheap if (c := table.rank_correlation(KL, s)) is not None},
-        signal_sums={f"{s}/kl": r for s in cheap[:3] if (r := table.ratio_of_sums(s)) is not None},
-        signal_errors={f"{s}/kl": e for s in cheap[:3] if (e := table.median_error(s)) is not None},
+        signal_sums={f"{s}/kl": r for s in second_order if (r := table.ratio_of_sums(s)) is not None},
+        signal_errors={f"{s}/kl": e for s in second_order if (e := table.median_error(s)) is not None},
         cells_measured=exact_cells,
         cells=len(table.cells),
         sensitivity_mode="quick" if quick else "exact" if exact_cells == len(table.cells) else "fast",

@@ -23,7 +23,8 @@ POSITIONS = 64
 """Of longer sequences output changes are taken at every second position, or third: at about so many."""
 
 PASS_TOKENS = 128
-"""Short sequences go through the model side by side, up to so many tokens: fewer rows multiply slower."""
+"""Short sequences go through the model side by side, up to so many tokens: fewer rows multiply slower
+(`MULTIPLIED_TOGETHER` in fast.py has figures)."""
 
 TOGETHER = 4
 """Sequences for which weights are rounded once: their inputs, outputs and gradients are held at a time."""
