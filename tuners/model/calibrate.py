@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from profiles.formats import CALIBRATED, Activations, get_format
+from profiles.formats import CALIBRATED, get_format
 from tuners.events import Emit, StageFinished, StageStarted, Ticker
 from tuners.model import inputs, smoothing
 from tuners.model.host import BlockRun, Feed, ModelHost, model_feed
@@ -113,11 +113,7 @@ def _input_scales(
     probe: smoothing.Probe | None,
 ) -> Iterator[tuple[Unit, str, Tensor | None]]:
     """Every missing variant but INT4 with the input scale that it gets, if any."""
-    rounding = [
-        (u, f)
-        for u, f in missing
-        if smoothing.rounds_inputs(get_format(f)) and store.activations(f) is not Activations.A16
-    ]
+    rounding = [(u, f) for u, f in missing if store.takes_input_scale(f)]
     for unit, fmt in missing:
         if get_format(fmt).family != "int4" and (unit, fmt) not in rounding:
             yield unit, fmt, None

@@ -199,6 +199,10 @@ class VariantStore:
         """What the input is rounded to when the format is served on the target."""
         return self._rounds.get(fmt, get_format(fmt).activations)
 
+    def takes_input_scale(self, fmt: str) -> bool:
+        """Whether units get an input scale in that format where something can absorb it."""
+        return smoothing.rounds_inputs(get_format(fmt)) and self.activations(fmt) is not Activations.A16
+
     def path(self, unit: str, fmt: str) -> Path:
         """The file of one variant."""
         return self.folder / f"{unit}--{fmt}.safetensors"
@@ -256,7 +260,7 @@ class VariantStore:
         """The stored input scale (in,) of a variant, None when it has none."""
         from safetensors import safe_open
 
-        if not smoothing.rounds_inputs(get_format(fmt)) or self.activations(fmt) is Activations.A16:
+        if not self.takes_input_scale(fmt):
             return None
         if (unit, fmt) not in self._scales:
             with safe_open(self.path(unit, fmt), "pt") as file:

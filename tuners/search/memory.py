@@ -30,10 +30,6 @@ GPTQ_WEIGHTS, GPTQ_HESSIANS = 9, 4
 ROUNDING_WEIGHTS = 4
 """The same of rounding to nearest."""
 
-QUICK_ROWS = 4
-"""What all linears see of a sequence, times: the one at work twice, every other position of four
-(tuners/sensitivity/quick.py)."""
-
 ASKED = "asked for"
 
 SHARE_OF_AVAILABLE = 0.9
@@ -80,14 +76,17 @@ class _Sizes:
         self.vocab, self.hidden = (wide.shape[0], wide.shape[1]) if wide else (0, self.linears[0].in_features)
         per_block: dict[int | None, int] = {}
         seen: dict[int | None, int] = {}
+        once = 0
         for unit in units:
             outs = sum(m.out_features * m.copies for m in unit.linears)
             ins = unit.linears[0].in_features
             per_block[unit.block] = per_block.get(unit.block, 0) + outs + ins
             seen[unit.block] = seen.get(unit.block, 0) + ins + settings.probes * outs
+            once += ins + outs
         self.features = max(per_block.values()) + 6 * self.hidden
         self.seen = 4 * settings.seq_len * max(seen.values())
         self.all_seen = 4 * settings.seq_len * sum(seen.values())
+        self.quick_seen = 4 * settings.quick_sequences * settings.seq_len * once  # one probe; answers: whole
         self.unit = max(u.numel for u in units) * item
         self.weight = 4 * max(m.in_features * m.out_features for m in self.linears)
         self.hessian = 4 * max(m.in_features for m in self.linears) ** 2
@@ -291,7 +290,7 @@ def _resident(s: _Sizes) -> list[StageMemory]:
     variants = min(used.variant_memory_bytes, dense)
     gradients = _stage(
         "gradients", weights,
-        variants=variants, rows=(QUICK_ROWS if used.is_quick else 2) * s.all_seen,
+        variants=variants, rows=s.quick_seen if used.is_quick else 2 * s.all_seen,
         logits=8 * 4 * used.seq_len * s.vocab,
         graph=s.count * used.seq_len * s.features * s.item, rounding=ROUNDING_WEIGHTS * s.weight,
     )  # fmt: skip

@@ -29,9 +29,9 @@ def score(setup: Setup, emit: Emit) -> SensitivityTable:
 def quick_note(settings: SearchSettings) -> str:
     """What a quick plan rests on, and how to have a better one."""
     return (
-        "a quick plan: its bits were placed by an estimate, (g dy)^2 channel by channel, of weights rounded "
-        f"to nearest from one backward pass for each of {settings.quick_sequences} sequences; its KL is "
-        "measured with weights rounded so. --sensitivity exact refines it"
+        "a quick plan: its bits were placed by what quantizing each unit is expected to cost, worked out "
+        f"from one backward pass over {settings.quick_sequences} sequences; its KL is measured with weights "
+        "rounded to nearest. --sensitivity exact refines it"
     )
 
 
@@ -41,7 +41,12 @@ def _quick(setup: Setup, emit: Emit) -> SensitivityTable:
     assert isinstance(setup.store, RoundedStore)
     emit(Message(stage="sensitivity", text=quick_note(settings)))
     found = quick_scores(
-        setup.host, setup.store, few.ids, weights=few.weights, seed=settings.seed, progress=_ticks(emit)
+        setup.host,
+        setup.store,
+        few.ids,
+        weights=few.weights,
+        seed=settings.seed,
+        progress=_ticks(emit, "sequences, then units"),
     )
     return SensitivityTable(
         cells=tuple(Cell(unit=unit, format=fmt, g2dy2=value) for (unit, fmt), value in found.items()),

@@ -147,7 +147,7 @@ class Setup:
         kind = "" if self.scored.weights is None else "answers-"
         if used.is_quick:
             name = f"{kind}{used.quick_sequences}x{used.quick_tokens}-{used.seed}"
-            return self.cache / f"sensitivity-quick-{name}.json"
+            return self.cache / f"sensitivity-expected-{name}.json"
         name = f"{kind}{used.sensitivity_sequences}-{used.probe_sequences}-{used.probes}-{used.seed}"
         return self.cache / f"sensitivity-tokens-{name}.json"
 

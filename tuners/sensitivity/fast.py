@@ -50,13 +50,13 @@ class SignalSums:
     def __init__(self) -> None:
         self._sums: dict[tuple[str, str], tuple[float, float, float]] = {}
 
-    def add(self, cell: tuple[str, str], sequences: Sequence[Projected], stride: int = 1) -> None:
-        """What `projections` found of that cell; one of `stride` positions was looked at."""
+    def add(self, cell: tuple[str, str], sequences: Sequence[Projected]) -> None:
+        """What `projections` found of that cell."""
         fisher, gdy2, g2dy2 = self._sums.get(cell, (0.0, 0.0, 0.0))
         for found in sequences:
             fisher += float(found.together.sum(-1).square().sum())
-            gdy2 += stride * float(found.together.square().sum())
-            g2dy2 += stride * float(found.by_channel.sum())
+            gdy2 += float(found.together.square().sum())
+            g2dy2 += float(found.by_channel.sum())
         self._sums[cell] = fisher, gdy2, g2dy2
 
     def signals(self, tokens: float, probes: int, sequences: int) -> FastSignals:
@@ -75,34 +75,22 @@ def measure_fast(
     seed: int = 0,
     weights: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
-    stride: int = 1,
-    together: int = 1,
-    abreast: int = 1,
 ) -> FastSignals:
     """The signals from `probes` backward passes for each of the sequences `ids` (sequences, tokens).
 
-    `weights` (sequences, tokens) count the loss where the next token matters (None: everywhere). The
-    outputs' changes are taken at every `stride`-th position alone: of more than 1 the last two signals keep
-    their means, `fisher` is the sum of those positions. Memory: inputs, outputs and gradients of `together`
-    sequences at a time, (2 + probes) x tokens / stride x features floats each; weights are rounded once for
-    all of them. `abreast` of them go through the model in one pass.
+    `weights` (sequences, tokens) count the loss where the next token matters (None: everywhere). Memory:
+    inputs, outputs and gradients of one sequence, (2 + probes) x tokens x features floats.
     """
     rng = torch.Generator(device="cpu").manual_seed(seed)
     sums = SignalSums()
-    units = list(host.units.values())
-    for start in range(0, len(ids), together):
-        rows = range(start, min(start + together, len(ids)))
-        seen = []
-        for first in rows[::abreast]:
-            part = slice(first, min(first + abreast, rows.stop))
-            counted = None if weights is None else weights[part]
-            for row, found in enumerate(_backward(host, ids[part], units, rng, probes, counted), first):
-                seen.append({name: one.every(stride, row % stride) for name, one in found.items()})
-        for unit in units:
-            for fmt, of_rows in projections(host, store, unit, seen):
-                sums.add((unit.name, fmt), of_rows, stride)
+    for row in range(len(ids)):
+        part = slice(row, row + 1)
+        seen = backward(host, ids[part], rng, probes, None if weights is None else weights[part])
+        for unit in host.units.values():
+            for fmt, found in projections(host, store, unit, seen):
+                sums.add((unit.name, fmt), found)
         if progress is not None:
-            progress(rows.stop, len(ids))
+            progress(row + 1, len(ids))
     return sums.signals(float(ids.numel() if weights is None else weights.sum()), probes, len(ids))
 
 
@@ -115,24 +103,16 @@ class Seen:
     grads: Tensor
     y: Tensor | None = None
 
-    def every(self, stride: int, first: int) -> Seen:
-        """The same at every `stride`-th position from `first` on."""
-        if stride == 1:
-            return self
-        part = slice(first, None, stride)
-        y = None if self.y is None else self.y[part].clone()
-        return Seen(self.x[part].clone(), self.grads[:, part].clone(), y)
 
-
-def _backward(
+def backward(
     host: ModelHost,
     ids: Tensor,
-    units: Sequence[Unit],
     rng: torch.Generator,
     probes: int,
     weights: Tensor | None = None,
 ) -> list[dict[str, Seen]]:
-    """What every linear sees of each sequence and its probe gradients: one forward, `probes` backwards."""
+    """What every linear sees of each sequence and its probe gradients: one forward, `probes` backwards for
+    all of them side by side."""
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
     grads: dict[str, list[Tensor]] = {}
@@ -145,7 +125,7 @@ def _backward(
 
         handles.append(module.register_forward_hook(hook))
 
-    for unit in units:
+    for unit in host.units.values():
         for linear in unit.linears:
             watch(linear.name, host.linear(linear.name))
     embedding = host.model.get_input_embeddings()

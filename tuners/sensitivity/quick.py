@@ -1,33 +1,30 @@
-"""A first plan in seconds: weights rounded to nearest in memory, one backward pass on a few sequences.
+"""A first plan in seconds: nothing is quantized, one backward pass on a few sequences.
 
 What the full table does in minutes (GPTQ of every unit in every format, KL of every cell) is here replaced
-by its cheapest stand-in: the second-order estimate (g . dy)^2 of `fast.py` with weights rounded to nearest.
-Which unit is sensitive is mostly a matter of the model, not of how its weights were rounded.
+by what quantizing so is expected to cost (`expected.py`). The plan that comes of it is measured with weights
+rounded to nearest in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from profiles.formats import CALIBRATED, Activations, get_format
+from tuners.model import smoothing
 from tuners.model.calibrate import input_spans
-from tuners.model.host import ModelHost, model_feed
+from tuners.model.host import ModelHost, batches, model_feed
 from tuners.model.variants import LinearVariant, VariantStore, rtn_all
-from tuners.plan import Unit
-from tuners.sensitivity.fast import FastSignals, measure_fast
+from tuners.sensitivity.expected import Expected
+from tuners.sensitivity.fast import Seen, backward
 
-POSITIONS = 64
-"""Of longer sequences output changes are taken at every second position, or third: at about so many."""
-
-PASS_TOKENS = 128
+PASS_TOKENS = 256
 """Short sequences go through the model side by side, up to so many tokens: fewer rows multiply slower
 (`MULTIPLIED_TOGETHER` in fast.py has figures)."""
-
-TOGETHER = 4
-"""Sequences for which weights are rounded once: their inputs, outputs and gradients are held at a time."""
 
 
 class RoundedStore(VariantStore):
@@ -79,40 +76,28 @@ def quick_scores(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[tuple[str, str], float]:
-    """(unit, format) to levelled `g2dy2` in nats per token, from one probe for each sequence of `ids`."""
-    length = ids.shape[1]
-    found = measure_fast(
-        host,
-        store,
-        ids,
-        probes=1,
-        seed=seed,
-        weights=weights,
-        progress=progress,
-        stride=max(1, length // POSITIONS),
-        together=TOGETHER,
-        abreast=max(1, PASS_TOKENS // length),
-    )
-    return levelled(host.units.values(), found)
+    """(unit, format) to what it is expected to cost in nats per token (`expected.py`), from one probe for
+    each of the sequences `ids` (sequences, tokens).
 
-
-def levelled(units: Iterable[Unit], found: FastSignals) -> dict[tuple[str, str], float]:
-    """(unit, format) to `g2dy2` in nats per token, at the level of `gdy2` where the format rounds its inputs.
-
-    Rounded inputs move several channels together, which `g2dy2` leaves out: its scores of such a format are
-    too low against those of weights alone. What is missing is read off the sums over the units of a role,
-    which have little noise; the order of the units stays that of `g2dy2`.
+    `weights` (sequences, tokens) count the loss where the next token matters (None: everywhere). Memory: what
+    all linears see of all sequences, tokens x (inputs + outputs) floats.
     """
-    roles = {u.name: u.role for u in units}
-    together: dict[tuple[str, str], float] = {}
-    apart: dict[tuple[str, str], float] = {}
-    for (unit, fmt), value in found.g2dy2.items():
-        key = roles[unit], fmt
-        together[key] = together.get(key, 0.0) + found.gdy2[unit, fmt]
-        apart[key] = apart.get(key, 0.0) + value
+    rng = torch.Generator(device="cpu").manual_seed(seed)
+    units = list(host.units.values())
+    steps = len(ids) + len(units)
+    seen: list[dict[str, Seen]] = []
+    for rows in batches(len(ids), max(1, PASS_TOKENS // ids.shape[1])):
+        found = backward(host, ids[rows], rng, 1, None if weights is None else weights[rows])
+        seen += [{name: replace(one, y=None) for name, one in row.items()} for row in found]
+        if progress is not None:
+            progress(len(seen), steps)
+    scaled = [u for u in units if any(store.takes_input_scale(fmt) for fmt in u.options)]
+    expected = Expected(host, store, smoothing.absorbers(host, scaled) if scaled else {})
+    tokens = float(ids.numel() if weights is None else weights.sum())
     out = {}
-    for (unit, fmt), value in found.g2dy2.items():
-        key = roles[unit], fmt
-        rounds = get_format(fmt).activations is not Activations.A16
-        out[unit, fmt] = value * together[key] / apart[key] if rounds and apart[key] > 0 else value
+    for place, unit in enumerate(units):
+        for fmt, cost in expected.costs(unit, seen).items():
+            out[unit.name, fmt] = cost / tokens
+        if progress is not None:
+            progress(len(seen) + place + 1, steps)
     return out
