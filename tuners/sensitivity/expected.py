@@ -32,10 +32,11 @@ from tuners.model.variants import LinearVariant, VariantStore, encode, minmax, r
 from tuners.plan import Unit
 from tuners.sensitivity.fast import Seen
 
-DAMPING = 1.0
-"""Of the predictions, as a share of the inputs' mean power: GPTQ's own 0.01 is for many times more
-tokens. With 384 of them 0.1 and 0.3 made better plans of an 8 M model for 7 bits (0.58 and 0.62 of AutoScheme's KL, 0.65
-with 1; means over two or three draws), worse ones of SmolLM2 for 5 bits (1.03 and 0.96, 0.93 with 1)."""
+DAMPING = 0.6
+"""Of the predictions, as a share of the inputs' mean power: GPTQ's own 0.01 is for many times more tokens.
+Measured with 192 of them, KL over AutoScheme's at 5, 6 and 7 bits, means of two or three draws: 0.3 makes
+0.85, 0.69, 0.62 (8 M model) and 0.97, 0.97, 1.04 (SmolLM2), 0.6 about 0.85, 0.69, 0.65 and 0.93, 0.93, 1.02,
+1 makes 0.99, 0.79, 0.66 and 0.92, 0.93, 1.01."""
 
 BLOCK = 576
 """Inputs predicted in one step, which factorises a matrix of theirs and one of the tokens."""
@@ -51,8 +52,9 @@ EXACT_COLUMNS = 16
 """Columns, those of the largest inputs, whose rounding errors are computed (64 gave the same plans)."""
 
 EVERY_POSITION, EVERY_ROW = 2, 4
-"""Positions at which rounded inputs are looked at: sums over hundreds. Rows of a weight that choose the input
-scale, those of the largest steps: they have nearly all of the error."""
+"""Positions that predict each other and at which rounded inputs are looked at: all of them cost a second of
+nine more on SmolLM2. Rows of a weight that choose the input scale, those of the largest steps: they have
+nearly all of the error."""
 
 
 @torch.no_grad()
@@ -126,7 +128,7 @@ class Expected:
             for name in options:
                 fmt = get_format(name)
                 if fmt.family == "int4" and pushed is None:
-                    pushed = innovations(layer.x)
+                    pushed = innovations(layer.x[::EVERY_POSITION])
                 probes = layer.grads[0].shape[1]
                 out[name] += 0.5 / probes * self._cost(unit, name, layer, influence, pushed)
         return out
@@ -149,21 +151,27 @@ class Expected:
         self, unit: Unit, name: str, layer: Layer, influence: Sequence[Tensor], pushed: Tensor | None
     ) -> float:
         fmt = get_format(name)
+        step = EVERY_POSITION
         rounded = inputs.rounding(self.store.activations(name), None, self.store.input_span(unit.name, name))
         scale = None
         if rounded is not None and unit.name in self.producers and self.store.takes_input_scale(name):
             scale = likely_scale(layer, self.producers[unit.name], fmt, rounded)
         x = layer.x if scale is None else layer.x / scale
         weights = layer.weights if scale is None else [w * scale for w in layer.weights]
-        power = (x.t() if fmt.family != "int4" or pushed is None else pushed).square()
         moments = x.square().mean(0)
-        cost = sum(weight_cost(w, fmt, power, g2, moments) for w, g2 in zip(weights, influence, strict=True))
+        power, share = x.t().square(), 1.0
+        if fmt.family == "int4" and pushed is not None:
+            power, share = pushed.square(), len(x) / pushed.shape[1]
+            influence = [g2[::step] for g2 in influence]
+        cost = share * sum(
+            weight_cost(w, fmt, power, g2, moments) for w, g2 in zip(weights, influence, strict=True)
+        )
         if rounded is not None:
-            some = x[::EVERY_POSITION]
+            some = x[::step]
             error = (rounded(some) - some).unsqueeze(1)
             back = torch.zeros_like(error)
             for grad, weight in zip(layer.grads, weights, strict=True):
-                back = back + (grad[::EVERY_POSITION].flatten(0, 1) @ weight).unflatten(0, (len(some), -1))
+                back = back + (grad[::step].flatten(0, 1) @ weight).unflatten(0, (len(some), -1))
             cost += len(x) / len(some) * float((error * back).square().sum())
         return cost
 
