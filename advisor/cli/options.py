@@ -59,7 +59,7 @@ Sensitivity = Annotated[
     Parameter(
         name="--sensitivity",
         help="KL of every cell (exact), or backward passes (fast), or a first plan in seconds, from one "
-        "backward pass and weights rounded to nearest (quick).",
+        "backward pass and nothing quantized (quick).",
     ),
 ]
 Seed = Annotated[int, Parameter(name="--seed", help="Same seed, same search.")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,6 +12,12 @@ from profiles.models import read_model
 from profiles.provenance import Figure
 from tuners.plan import Unit
 from tuners.units import build_units
+
+if TYPE_CHECKING:
+    import torch
+
+    from tuners.model.host import ModelHost
+    from tuners.model.variants import VariantStore
 
 TEXT = "the quick brown fox jumps over a lazy dog while seven wizards quietly box big jars of liquid"
 WORDS = TEXT.split()
@@ -80,3 +87,28 @@ def cpu() -> Device:
 def tiny_units(tiny_model_dir: Path, cpu: Device) -> list[Unit]:
     """The tiny model's decision units: the default menu, and FP8, which is slow there, by name."""
     return build_units(read_model(str(tiny_model_dir)), cpu, formats=("W4A16", "W8A8", "FP8_DYNAMIC"))
+
+
+@pytest.fixture(scope="module")
+def host(tiny_model_dir: Path, tiny_units: list[Unit]) -> ModelHost:
+    """The tiny model in memory."""
+    from tuners.model.host import ModelHost
+
+    return ModelHost.load(tiny_model_dir, tiny_units)
+
+
+@pytest.fixture(scope="module")
+def ids(host: ModelHost) -> torch.Tensor:
+    """Sixteen sequences of 32 tokens."""
+    return host.tokenise(sentences(60, 2), seq_len=32, max_sequences=16)
+
+
+@pytest.fixture(scope="module")
+def store(host: ModelHost, ids: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> VariantStore:
+    """Every unit in every format, calibrated on `ids`."""
+    from tuners.model.calibrate import build_variants
+    from tuners.model.variants import VariantStore
+
+    store = VariantStore(host, tmp_path_factory.mktemp("variants"), 2**30)
+    build_variants(host, store, ids, emit=lambda _e: None)
+    return store

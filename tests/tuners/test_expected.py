@@ -10,12 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from profiles.formats import get_format
-from tests.tuners.conftest import sentences
 from tuners.model import inputs, smoothing
-from tuners.model.calibrate import build_variants
 from tuners.model.host import ModelHost
 from tuners.model.variants import VariantStore, gptq, rtn
-from tuners.plan import Unit
 from tuners.sensitivity import expected
 from tuners.sensitivity.expected import Layer, innovations, likely_scale, weight_cost
 from tuners.sensitivity.fast import measure_fast
@@ -23,23 +20,6 @@ from tuners.sensitivity.quick import RoundedStore, quick_scores
 from tuners.sensitivity.stopping import rank_correlation
 
 INT4, INT8 = get_format("W4A16_G64"), get_format("W8A8")
-
-
-@pytest.fixture(scope="module")
-def host(tiny_model_dir: Path, tiny_units: list[Unit]) -> ModelHost:
-    return ModelHost.load(tiny_model_dir, tiny_units)
-
-
-@pytest.fixture(scope="module")
-def ids(host: ModelHost) -> torch.Tensor:
-    return host.tokenise(sentences(60, 2), seq_len=32, max_sequences=16)
-
-
-@pytest.fixture(scope="module")
-def store(host: ModelHost, ids: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> VariantStore:
-    store = VariantStore(host, tmp_path_factory.mktemp("variants"), 2**30)
-    build_variants(host, store, ids, emit=lambda _e: None)
-    return store
 
 
 def correlated(tokens: int, width: int, seed: int, rank: int = 12) -> torch.Tensor:
@@ -114,10 +94,8 @@ def test_a_massive_input_meets_the_errors_of_its_own_column() -> None:
 
 def test_gptq_loses_what_the_innovations_say() -> None:
     """Correlated inputs: a sixth of rounding to nearest, foreseen from a tenth of the calibration tokens."""
-    x, weight = (
-        correlated(2400, 128, seed=5),
-        torch.randn(96, 128, generator=torch.Generator().manual_seed(6)),
-    )
+    x = correlated(2400, 128, seed=5)
+    weight = torch.randn(96, 128, generator=torch.Generator().manual_seed(6))
     fit, few = x[:2000], x[2000:2200]
     hessian = 2 / len(fit) * fit.t() @ fit
     made = gptq([weight], [hessian], get_format("W4A16_G128"), 0.01)[0].dequantize(torch.float32)
@@ -165,9 +143,8 @@ def test_quick_scores_rank_units_as_the_stored_variants_do_and_write_nothing(
             true = full.gdy2 if fmt == "W8A8" else full.g2dy2
             assert rank_correlation([cells[k] for k in units], [true[k] for k in units]) > 0.6
             level = sum(cells[k] for k in units) / sum(true[k] for k in units)
-            assert (
-                1 / 3 < level < (3 if fmt == "W8A8" else 10)
-            )  # few tokens foresee little of what GPTQ saves
+            most = 3 if fmt == "W8A8" else 10  # few tokens foresee little of what GPTQ saves
+            assert 1 / 3 < level < most
     assert ticks[-1] == (4 + len(host.units), 4 + len(host.units))
     assert all(torch.equal(before[n], p) for n, p in host.model.named_parameters())
     assert not list(tmp_path.iterdir())

@@ -9,34 +9,15 @@ import pytest
 import torch
 
 from profiles.formats import get_format
-from tests.tuners.conftest import sentences
 from tuners.evaluate import Evaluator, compare, paired_difference
 from tuners.evaluate_schema import bootstrap
-from tuners.model.calibrate import build_variants
 from tuners.model.host import ModelHost
 from tuners.model.inputs import fp8_per_token, int8_per_token
 from tuners.model.variants import VariantStore, rtn
-from tuners.plan import Unit, uniform
+from tuners.plan import uniform
 from tuners.sensitivity.fast import Projected, SignalSums, measure_fast
 from tuners.sensitivity.measure import measure_kl
 from tuners.sensitivity.table import Cell, CellLog, SensitivityTable, blend
-
-
-@pytest.fixture(scope="module")
-def host(tiny_model_dir: Path, tiny_units: list[Unit]) -> ModelHost:
-    return ModelHost.load(tiny_model_dir, tiny_units)
-
-
-@pytest.fixture(scope="module")
-def ids(host: ModelHost) -> torch.Tensor:
-    return host.tokenise(sentences(60, 2), seq_len=32, max_sequences=16)
-
-
-@pytest.fixture(scope="module")
-def store(host: ModelHost, ids: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> VariantStore:
-    store = VariantStore(host, tmp_path_factory.mktemp("variants"), 2**30)
-    build_variants(host, store, ids, emit=lambda _e: None)
-    return store
 
 
 def test_suffix_evaluation_equals_a_full_forward(

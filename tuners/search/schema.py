@@ -28,9 +28,9 @@ class SearchSettings(Contract):
 
     `sensitivity` exact measures the KL of every cell; fast takes it from backward passes and measures a
     sample of cells to say how well they agree; auto is exact unless that would take longer than
-    `exact_seconds`; quick rounds weights to nearest in memory, estimates every cell from one backward pass
-    for the first `quick_tokens` of each of `quick_sequences`, and measures the plan alone. A trial sees the
-    share `rungs` of the search sequences before each test whether to go on; `prune_p` is the level of the
+    `exact_seconds`; quick quantizes nothing: it foresees every cell from one backward pass for the first
+    `quick_tokens` of each of `quick_sequences`, and measures the plan alone, rounded to nearest. A trial sees
+    the share `rungs` of the search sequences before each test whether to go on; `prune_p` is the level of the
     paired test. `contested_share` of the trials are the second stage's. Workers are processes on one study;
     `storage` is Optuna's (default: study.db of the run).
     `memory` resident holds the whole model, streamed one decoder block at a time, auto streams when the whole

@@ -9,7 +9,7 @@ with the expectation taken over the rounding errors instead of one draw of them:
 * GPTQ (arXiv 2210.17323) pushes what it rounds off a column onto the columns after it. The output then errs
   as if weights were rounded alone and each input were what the later columns do not predict of it
   (`innovations`), as the factorisation of its Hessian says. On an 8 M model that is 2 to 16 % of rounding to
-  nearest, unit by unit (benchmarks/results/allocators.md).
+  nearest, role by role (benchmarks/results/allocators.md).
 * Where a few massive inputs (arXiv 2402.17762) carry a group, which weight meets them decides: the errors of
   those columns are computed, not expected, with the range clipped as it will be.
 * Rounding the inputs, by e, moves all channels together: g . W e is (g W) . e, so that each e is counted with
@@ -71,9 +71,7 @@ def innovations(x: Tensor, damping: float = DAMPING) -> Tensor:
     ridge = float(tokens * damping * power.mean().clamp_min(torch.finfo(torch.float32).tiny))
     rows = x.t().contiguous()
     out = torch.empty_like(rows)
-    known = torch.zeros(
-        tokens, tokens, device=x.device
-    )  # inner products of the tokens over the inputs so far
+    known = torch.zeros(tokens, tokens, device=x.device)  # inner products over the inputs so far
     for start in range(0, len(order), BLOCK):
         chosen = order[start : start + BLOCK]
         block = residual = rows[chosen]
