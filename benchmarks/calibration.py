@@ -4,7 +4,7 @@
 
 One checkpoint for each number, by the product's own quantizer with its defaults: sequences of 256 tokens of
 the generic task's search split, and beyond its end those that the original model writes
-(`tuners/quantize/written.py`). Two plans: INT4 everywhere, and INT4 and INT8 unit by unit in turn. Judged in
+(`tuners/model/written.py`). Two plans: INT4 everywhere, and INT4 and INT8 unit by unit in turn. Judged in
 torch on sequences of WikiText-2, GSM8K and HumanEval, which nothing was calibrated on.
 """
 

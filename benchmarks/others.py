@@ -1,9 +1,9 @@
 """Plans of the other tools, by their own code: AutoRound's AutoScheme and NVIDIA ModelOpt's `auto_quantize`.
 
 Each runs in a child process with the interpreter that has it, on the same model, the same calibration text
-(the search split of the product's generic task in samples of `--seq-len` tokens), the same fused units and
-the same budgets in bytes. What it could not be told is in `NOTES`. The answer is kept; its processor
-seconds are those of the run that made it.
+(the search split of the product's generic task in samples of `--seq-len` tokens, half of them gone on with
+by the model as in the product's search), the same fused units and the same budgets in bytes. What it could
+not be told is in `NOTES`. The answer is kept; its processor seconds are those of the run that made it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 from bench import Bench
 
 from profiles.formats import get_format
+from tuners.model.written import half_written
 from tuners.plan import Unit
 
 HERE = Path(__file__).parent / "peers"
@@ -62,7 +64,10 @@ def request(bench: Bench, out: Path, budgets: list[int]) -> dict:
         i for t in bench.spec.task.splits.search for i in (*tokenizer(t)["input_ids"], tokenizer.eos_token_id)
     ]
     step = bench.options.seq_len + LONGER
-    cut = [tokenizer.decode(ids[i : i + step]) for i in range(0, len(ids) - step + 1, step)]
+    rows = torch.tensor([ids[i : i + step] for i in range(0, len(ids) - step + 1, step)])
+    if bench.setup.half_written:
+        rows = half_written(bench.host.model, rows, bench.out / f"written-{step}.npy", seed=0)
+    cut = tokenizer.batch_decode(rows)
     texts_path = out.with_name("texts.json")
     texts_path.write_text(json.dumps(cut))
     group = min(get_format(bench.family(u, "int4")).group_size or 0 for u in bench.units)

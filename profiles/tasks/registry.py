@@ -196,6 +196,7 @@ def _from_entry(entry: CatalogueEntry) -> TaskProfile:
         seq_len=entry.seq_len,
         hub=entry.hub,
         prior_losses=tuple(score.as_loss() for score in entry.scores),
+        general=(entry.texts or GENERIC) == GENERIC,
         own_texts=own,
         notes=entry.notes,
     )

@@ -110,6 +110,7 @@ class TaskProfile(Contract):
     splits: TextSplits
     quality_floor_source: str = ""
     prior_losses: tuple[PriorLoss, ...] = ()
+    general: bool = False  # the texts stand for any: what a model writes itself may stand beside them
     own_texts: bool = True  # False: the texts are the generic set's, not the task's own
     items: tuple[EvaluationItem, ...] = ()  # of the evaluate split: scored, never searched or calibrated on
     seq_len: int = Field(default=128, ge=16)  # tokens of one measured sequence: whole items are packed in it

@@ -18,6 +18,7 @@ from tests.tuners.conftest import sentences
 from tuners.budget import parse_budget
 from tuners.child import run_child
 from tuners.events import Event
+from tuners.model.written import is_written
 from tuners.plan import PrecisionPlan, Unit, uniform
 from tuners.search.pace import Pace
 from tuners.search.schema import Goal, SearchResult, SearchSettings, SearchSpec
@@ -86,6 +87,33 @@ def test_search_finds_measures_and_reports(
     resumed = search(job, again)
     assert resumed.best == result.best
     assert not [e for e in again if e.kind in ("trial", "sensitivity")]
+
+
+@pytest.mark.parametrize(
+    ("general", "changes", "written"),
+    [
+        (True, {}, True),
+        (False, {}, False),
+        (True, {"written": False}, False),
+        (True, {"sensitivity": "quick", "trials": 0}, False),
+        (True, {"memory": "streamed"}, False),
+    ],
+)
+def test_scores_and_choice_rest_on_half_written_text_where_it_stands_for_any(
+    tiny_model_dir: Path, tiny_units: list[Unit], tmp_path: Path, general: bool, changes: dict, written: bool
+) -> None:
+    job = spec(tiny_model_dir, tiny_units, tmp_path)
+    plain = Setup(job, lambda _e: None)
+    task = job.task.model_copy(update={"general": general})
+    settings = job.settings.model_copy(update=changes)
+    setup = Setup(job.model_copy(update={"task": task, "settings": settings}), lambda _e: None)
+
+    assert torch.equal(setup.evaluate.ids, plain.evaluate.ids)
+    assert torch.equal(setup.calibration, plain.calibration)
+    for ours, before in ((setup.search.ids, plain.search.ids), (setup.select.ids, plain.select.ids)):
+        same = [torch.equal(a, b) for a, b in zip(ours, before, strict=True)]
+        assert same == [not (written and is_written(place)) for place in range(len(before))]
+    assert ("written" in setup.table_path.name) == written
 
 
 def test_same_seed_same_plan_also_after_an_interruption(

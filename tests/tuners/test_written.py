@@ -1,4 +1,5 @@
-"""Calibration text that the original writes where the task has too little."""
+"""Text that the original writes: where the task has too little to calibrate on, and half of what a search
+measures on."""
 
 from __future__ import annotations
 
@@ -11,10 +12,11 @@ from transformers import AutoModelForCausalLM
 
 from tests.tuners.conftest import sentences
 from tuners.events import Message
+from tuners.model import written as writing
+from tuners.model.written import PREFIX, half_written, is_written, written
 from tuners.plan import PrecisionPlan, Unit
 from tuners.quantize import llmcompressor_backend as backend
 from tuners.quantize.schema import QuantizeSpec
-from tuners.quantize.written import PREFIX, written
 
 
 def spec_of(model: Path, units: Sequence[Unit], samples: int) -> QuantizeSpec:
@@ -52,7 +54,7 @@ def test_missing_sequences_are_written_or_named(
     own = [list(range(32)) for _ in range(5)]
     model = None if writer.startswith("none") else AutoModelForCausalLM.from_pretrained(tiny_model_dir)
     if writer == "too large":
-        monkeypatch.setattr(backend, "WRITER_PARAMETERS", 1000)
+        monkeypatch.setattr(writing, "WRITER_PARAMETERS", 1000)
     found = backend._filled(spec, model, own, events.append)
 
     (message,) = events
@@ -66,3 +68,27 @@ def test_missing_sequences_are_written_or_named(
 def test_enough_text_is_taken_as_it_is(tiny_model_dir: Path, tiny_units: Sequence[Unit]) -> None:
     own = [list(range(32)) for _ in range(5)]
     assert backend._filled(spec_of(tiny_model_dir, tiny_units, 5), None, own, pytest.fail) == own
+
+
+def test_half_of_a_split_and_of_its_shares_is_written() -> None:
+    for count in (2, 4, 8, 16, 32):
+        assert sum(writing.is_written(i) for i in range(count)) == count // 2
+        for share in (2, 4, 8):
+            if share <= count:  # as `Sequences.spread` takes them
+                assert sum(writing.is_written(i * count // share) for i in range(share)) == share // 2
+
+
+def test_the_model_goes_on_with_half_of_the_sequences_once(tiny_model_dir: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    ids, ticks = torch.arange(8 * 32).view(8, 32) % 19, []
+    state = torch.random.get_rng_state()
+    made = half_written(model, ids, tmp_path / "w.npy", seed=4, tick=lambda *t: ticks.append(t))
+
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert ticks == [(n, 32 - PREFIX) for n in range(1, 33 - PREFIX)]
+    for place, (row, before) in enumerate(zip(made, ids, strict=True)):
+        assert torch.equal(row[:PREFIX], before[:PREFIX])
+        assert torch.equal(row, before) != is_written(place)
+    assert torch.equal(half_written(model, ids, tmp_path / "w.npy", seed=5), made)  # out of the file
+    assert torch.equal(half_written(model, ids, tmp_path / "x.npy", seed=4), made)
+    assert not torch.equal(half_written(model, ids, tmp_path / "y.npy", seed=5), made)

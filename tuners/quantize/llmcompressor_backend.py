@@ -173,11 +173,6 @@ def _sequences(spec: QuantizeSpec, tokenizer: Any) -> list[list[int]]:
     )
 
 
-WRITER_PARAMETERS = 2_000_000_000
-"""The largest model that writes calibration text itself: it does so on the host's processor, a pass over its
-weights for every token of a sequence. A choice, not a measurement: minutes at that size are an estimate."""
-
-
 def _filled(spec: QuantizeSpec, model: Any, sequences: list[list[int]], emit: Emit) -> list[list[int]]:
     """The sequences, and as many that the original writes as are missing to `num_samples`; None, a model
     that is read block by block, writes nothing.
@@ -186,14 +181,13 @@ def _filled(spec: QuantizeSpec, model: Any, sequences: list[list[int]], emit: Em
     """
     import torch
 
-    from tuners.quantize.written import PREFIX, written
+    from tuners.model.written import PREFIX, can_write, written
 
     missing = spec.num_samples - len(sequences)
     if not sequences or missing <= 0:
         return sequences
     text = f"the texts make {len(sequences)} sequences of {len(sequences[0])} tokens, not {spec.num_samples}"
-    writes = model is not None and model.can_generate() and model.num_parameters() <= WRITER_PARAMETERS
-    if not writes or len(sequences[0]) <= PREFIX:
+    if model is None or not can_write(model) or len(sequences[0]) <= PREFIX:
         emit(Message(stage=STAGE, level="warning", text=text))
         return sequences
     emit(Message(stage=STAGE, text=f"{text}: the original writes the other {missing}"))

@@ -35,12 +35,12 @@ from profiles.provenance import Contract
 from profiles.tasks.split import fingerprint
 from tuners.events import Emit, Message, Ticker
 from tuners.model.host import ModelHost
+from tuners.model.written import PREFIX, written
 from tuners.nats import nats
 from tuners.plan import PrecisionPlan, Unit
 from tuners.quantize.schema import RecoverResult
 from tuners.quantize.served import linears
 from tuners.quantize.student import Student, make_student
-from tuners.quantize.written import PREFIX, written
 
 STAGE = "quantize"
 TOP = 256

@@ -297,7 +297,9 @@ def _resident(s: _Sizes) -> list[StageMemory]:
     plan = _stage("plan", weights, variants=variants, logits=3 * s.logits, batch=s.batch)
     if used.is_quick:
         return [gradients, plan]
+    goes_on = max(used.search_sequences, used.select_sequences) // 2
     return [
+        _stage("written text", weights, keys_and_values=2 * s.count * s.states(goes_on), logits=s.logits),
         _stage(
             "variants", weights, batch=s.batch, Hessians=s.hessians(), quantizing=8 * s.gptq() + 3 * s.unit
         ),

@@ -24,7 +24,8 @@ class SearchSettings(Contract):
 
     Splits: `search` (A) calibrates, scores and drives the trials; `select` (B) chooses among finalists
     and draws the front; `evaluate` (C) is touched once, for the report. The quantizer calibrates on text of A
-    that neither scores nor trials use, as long as there is enough of it.
+    that neither scores nor trials use, as long as there is enough of it. With `written`, half of A and B is
+    what the model itself writes when their texts stand for any (`TaskProfile.general`).
 
     `sensitivity` exact measures the KL of every cell; fast takes it from backward passes and measures a
     sample of cells to say how well they agree; auto is exact unless that would take longer than
@@ -51,6 +52,7 @@ class SearchSettings(Contract):
     search_sequences: int = Field(default=16, ge=4)
     select_sequences: int = Field(default=16, ge=4)
     evaluate_sequences: int = Field(default=16, ge=4)
+    written: bool = True
     batch_size: int = Field(default=4, ge=1)
     finalists: int = Field(default=4, ge=1)
     front_points: int = Field(default=5, ge=2)

@@ -63,7 +63,7 @@ def _measured(setup: Setup, emit: Emit) -> SensitivityTable:
     host, store, settings = setup.host, setup.store, setup.settings
     ids, weights = setup.cell_sequences.ids, setup.cell_sequences.weights
     wanted = [(u.name, f) for u in setup.spec.units for f in u.options if f != "BF16"]
-    log = CellLog(setup.cache / f"cells-{'' if weights is None else 'answers-'}{len(ids)}.jsonl")
+    log = CellLog(setup.cache / f"cells-{setup.text_kind}{len(ids)}.jsonl")
     start = time.monotonic()
     missing = [key for key in wanted if key not in log.cells]
     only = set(wanted)

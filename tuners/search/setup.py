@@ -12,8 +12,8 @@ from profiles.hardware.host import host_memory
 from profiles.models.headers import read_tensors
 from profiles.tasks.schema import SplitName
 from tuners.evaluate import Evaluator
-from tuners.events import Emit, Message
-from tuners.model import cache, versions
+from tuners.events import Emit, Message, Ticker
+from tuners.model import cache, versions, written
 from tuners.model.host import ModelHost
 from tuners.model.items import Sequences, task_sequences
 from tuners.model.variants import VariantStore
@@ -42,12 +42,13 @@ class Setup:
         self.cache = (spec.cache_dir or spec.run_dir / "cache") / self._key()
         cache.touch(self.cache)
         self.trim_cache(emit)
-        self.calibration, self.scored = self._search_texts(emit)
+        self.half_written = self._is_half_written()
+        self.calibration, scored = self._search_texts(emit)
+        self.scored = self._measured_on("search", scored, emit)
         self.store = self._store()
         self.search = self._evaluator("search", self.scored)
-        self.select = self._evaluator(
-            "select", self._sequences("select", self.settings.select_sequences, emit)
-        )
+        chosen = self._sequences("select", self.settings.select_sequences, emit)
+        self.select = self._evaluator("select", self._measured_on("select", chosen, emit))
         self.evaluate = self._evaluator(
             "evaluate", self._sequences("evaluate", self.settings.evaluate_sequences, emit)
         )
@@ -80,6 +81,31 @@ class Setup:
             return plain[: used.calibration_sequences], scored
         calibration, search = divide(plain, used.search_sequences)
         return calibration, Sequences(search)
+
+    def _is_half_written(self) -> bool:
+        """Whether the model goes on with half of the texts that scores, trials and the choice rest on: where
+        they stand for any text. A task's own are measured as they are; a quick plan has no time for it."""
+        used = self.settings
+        general = self.spec.task.general and used.written and not used.is_quick
+        long_enough = used.seq_len > written.PREFIX
+        return general and long_enough and not self.streamed and written.can_write(self.host.model)
+
+    def _measured_on(self, split: SplitName, found: Sequences, emit: Emit) -> Sequences:
+        """These sequences, half of them written by the model where that is so."""
+        if not self.half_written:
+            return found
+        seed, ids = self.settings.seed, found.ids
+        digest = hashlib.sha256(ids.numpy().tobytes()).hexdigest()[:12]
+        path = self.cache / f"written-{split}-{digest}-{seed}.npy"
+        if not path.exists():
+            text = f"the model goes on with half of the {split} texts: what it writes is what it will read"
+            emit(Message(stage="load", text=text))
+        ticker = Ticker(emit, "load", ids.shape[1] - written.PREFIX)
+        return Sequences(
+            written.half_written(
+                self.host.model, ids, path, seed=seed, tick=lambda done, _: ticker(done, "tokens written")
+            )
+        )
 
     def _sequences(self, split: SplitName, count: int, emit: Emit) -> Sequences:
         """The task's own sequences; the loss counts its answer tokens where it has answers."""
@@ -141,10 +167,17 @@ class Setup:
         return self.select if self.settings.is_quick and not self.settings.trials else self.evaluate
 
     @property
+    def text_kind(self) -> str:
+        """What the scored sequences are, as part of the names of files that rest on them."""
+        if self.half_written:
+            return f"written-{self.settings.seed}-"
+        return "" if self.scored.weights is None else "answers-"
+
+    @property
     def table_path(self) -> Path:
         """Where the finished sensitivity table lies; a quick one has a name of its own."""
         used = self.settings
-        kind = "" if self.scored.weights is None else "answers-"
+        kind = self.text_kind
         if used.is_quick:
             name = f"{kind}{used.quick_sequences}x{used.quick_tokens}-{used.seed}"
             return self.cache / f"sensitivity-expected-{name}.json"
