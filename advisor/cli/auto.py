@@ -92,19 +92,15 @@ def auto(
     from advisor.cli.tune import make_inputs
     from advisor.pipeline.facts import gather
     from advisor.pipeline.footprint import resolve_budget
-    from advisor.pipeline.inputs import default_trials
     from advisor.pipeline.run import opened
     from advisor.pipeline.validate import check_machine
     from advisor.recommend import parse_use
     from profiles.errors import UsageError
-    from tuners.budget import parse_memory
-    from tuners.search.memory import check_quick_memory
+    from tuners.search.memory import check_memory
 
     if attempts < 1 or (max_trials is not None and max_trials < 0):
         raise UsageError("options out of range", got=f"--attempts {attempts}", allowed="at least 1")
-    asked, _ = parse_memory(memory)  # a wrong one is refused before anything starts
-    if sensitivity == "quick":
-        check_quick_memory(asked)
+    check_memory(memory, sensitivity)
     known_use = parse_use(use)
     inputs = make_inputs(
         model=model,
@@ -117,7 +113,7 @@ def auto(
         formats=tuple(formats) if formats else None,
         serving=serving_spec(serving),
         seed=seed,
-        trials=default_trials(sensitivity) if trials is None else trials,
+        trials=trials,
         sensitivity=sensitivity,
         memory=memory,
         calibration_samples=calibration_samples,

@@ -31,7 +31,6 @@ def demo(
     from advisor.cli.report import answer
     from advisor.cli.tune import execute, make_inputs
     from advisor.demo_model import cached_model, prepare
-    from advisor.pipeline.inputs import default_trials
 
     shown = renderer(quiet=quiet)
     try:
@@ -42,7 +41,7 @@ def demo(
         model=str(folder),
         task="generic",
         budget=budget,
-        trials=default_trials(sensitivity) if trials is None else trials,
+        trials=trials,
         sensitivity=sensitivity,
         seed=seed,
         offline=True,

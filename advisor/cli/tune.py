@@ -118,15 +118,10 @@ def tune(
     """
     from advisor.cli.report import answer
     from advisor.cli.serving import serving_spec
-    from advisor.pipeline.inputs import check_goal, default_trials
-    from tuners.budget import parse_memory
-    from tuners.search.memory import check_quick_memory
+    from advisor.pipeline.inputs import check_goal
+    from tuners.search.memory import check_memory
 
-    trials = default_trials(sensitivity, objective) if trials is None else trials
-    check_goal(objective, max_kl, max_ms_per_token, trials)
-    asked, _ = parse_memory(memory)  # a wrong one is refused before anything starts
-    if sensitivity == "quick":
-        check_quick_memory(asked)
+    check_memory(memory, sensitivity)
     inputs = make_inputs(
         model=model,
         revision=revision,
@@ -152,6 +147,7 @@ def tune(
         offline=conduct.offline,
         yes=conduct.yes,
     )
+    check_goal(objective, max_kl, max_ms_per_token, inputs.trials)
     root = run or inputs.run_dir()
     if conduct.dry_run:
         return _dry_run(inputs, root, json=conduct.json)
@@ -161,15 +157,19 @@ def tune(
 
 def make_inputs(**fields: object) -> RunInputs:
     """The question of a run. A folder is written as its absolute path: the run may move, it does not.
+    `trials` None are as many as the sensitivity and the objective want.
 
     Raises:
         UsageError: a value out of range; the message names the options.
     """
     from pydantic import ValidationError
 
-    from advisor.pipeline.inputs import RunInputs
+    from advisor.pipeline.inputs import RunInputs, default_trials
     from profiles.errors import UsageError
 
+    if fields.get("trials", 0) is None:
+        wanted = {name: str(fields[name]) for name in ("sensitivity", "objective") if name in fields}
+        fields["trials"] = default_trials(**wanted)
     for name in ("model", "task"):
         path = Path(str(fields[name])).expanduser()
         if path.exists() and (name == "model" or path.is_file() or "/" in str(fields[name])):

@@ -91,7 +91,8 @@ class Tools:
         count: int = 1,
         context: int | None = None,
         concurrency: int = 1,
-        trials: int = 32,
+        trials: int | None = None,
+        sensitivity: Literal["auto", "exact", "fast", "quick"] = "auto",
         through: Literal["search", "quantize", "validate", "export"] = "search",
         offline: bool = False,
         yes: bool = False,
@@ -99,8 +100,9 @@ class Tools:
         """Start a search in a process of its own and return at once; ask `status` with the run it names.
 
         budget: 96MiB for the checkpoint, 5.5bits per weight, or 40% of the original; none: what the device
-        has left at context and concurrency. through: the last stage; export leaves a bundle. yes: may
-        download the weights.
+        has left at context and concurrency. sensitivity: quick answers first, in a fraction of the time, from
+        estimates; exact measures every unit. trials: of Optuna; none: 32, 0 for quick. through: the last
+        stage; export leaves a bundle. yes: may download the weights.
         """
         from advisor.cli.options import Serving
         from advisor.cli.serving import serving_spec
@@ -109,14 +111,15 @@ class Tools:
         from advisor.pipeline.footprint import resolve_budget
 
         inputs = make_inputs(
-            model=model, budget=budget, task=task, gpu=gpu, count=count, trials=trials, offline=offline,
-            yes=yes, serving=serving_spec(Serving(context=context, concurrency=concurrency)),
+            model=model, budget=budget, task=task, gpu=gpu, count=count, trials=trials,
+            sensitivity=sensitivity, offline=offline, yes=yes,
+            serving=serving_spec(Serving(context=context, concurrency=concurrency)),
         )  # fmt: skip
         found, origin = resolve_budget(gather(inputs), inputs)  # a question without an answer starts nothing
         root = self.directory / inputs.run_dir().name
         command = [sys.executable, "-m", "advisor", "tune", inputs.model, "--run", str(root)]
-        command += ["--task", inputs.task, "--trials", str(trials), "--through", through]
-        command += ["--count", str(count), "--concurrency", str(concurrency)]
+        command += ["--task", inputs.task, "--trials", str(inputs.trials), "--through", through]
+        command += ["--count", str(count), "--concurrency", str(concurrency), "--sensitivity", sensitivity]
         for name, value in (("--budget", budget), ("--gpu", gpu), ("--context", context)):
             command += [name, str(value)] if value is not None else []
         command += ["--offline"] if offline else []

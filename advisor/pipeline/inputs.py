@@ -48,7 +48,7 @@ TRIALS = 32
 """Optuna trials of a search when no number is given."""
 
 
-def default_trials(sensitivity: str, objective: str = "quality") -> int:
+def default_trials(sensitivity: str = "auto", objective: str = "quality") -> int:
     """How many trials a search makes when no number is given: a quick plan is the exact solution of its
     scores; the fastest plan is only found by trials."""
     return 0 if sensitivity == "quick" and objective == "quality" else TRIALS

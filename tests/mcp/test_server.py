@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,12 @@ def test_errors_say_what_to_do(
     assert not (tmp_path / "runs").exists()  # a question without an answer starts nothing
 
 
+def exit_at_once() -> tuple[subprocess.Popen[bytes], Path]:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process, Path("log")
+
+
 def test_tune_starts_a_process_of_its_own_and_status_follows_it(
     tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,7 +119,7 @@ def test_tune_starts_a_process_of_its_own_and_status_follows_it(
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     tools = Tools(tmp_path / "runs")
     # the tiny model has no tokenizer: the search ends early with an error, which is a status like any other
-    started = tools.tune(str(tiny), budget="6bits", trials=0, offline=True)
+    started = tools.tune(str(tiny), budget="6bits", sensitivity="exact", trials=0, offline=True)
     process = tools._started[Path(started.run)]
 
     assert process.pid == started.pid
@@ -123,6 +131,19 @@ def test_tune_starts_a_process_of_its_own_and_status_follows_it(
     assert found.passed is None
     assert any("failed" in m for m in found.messages)
     assert "--run" in started.command
+    assert started.command[started.command.index("--sensitivity") + 1] == "exact"
+
+
+def test_a_quick_tune_makes_no_trials_unless_asked(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from advisor.mcp.tools import Tools
+
+    tools, asked = Tools(tmp_path / "runs"), []
+    monkeypatch.setattr(Tools, "_start", lambda self, root, command: asked.append(command) or exit_at_once())
+    for trials, expected in ((None, "0"), (4, "4")):
+        tools.tune(str(tiny), budget="6bits", sensitivity="quick", trials=trials, offline=True)
+        assert asked[-1][asked[-1].index("--trials") + 1] == expected
 
 
 def test_a_run_that_is_worked_on_is_not_started_twice(tmp_path: Path, tiny: Path) -> None:
@@ -140,9 +161,6 @@ def test_a_run_that_is_worked_on_is_not_started_twice(tmp_path: Path, tiny: Path
 
 
 def test_stdio_speaks_nothing_but_the_protocol(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     hello = {
         "jsonrpc": "2.0", "id": 1, "method": "initialize",
         "params": {"protocolVersion": "2025-06-18", "capabilities": {},

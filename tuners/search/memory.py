@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from profiles.errors import EnvironmentProblem, UsageError
 from profiles.models.schema import TensorInfo
 from profiles.sizes import size
+from tuners.budget import parse_memory
 from tuners.model.limits import HESSIAN_BYTES, ROWS_BYTES, SAMPLE_CELLS, SMALL_BYTES, STATES_BYTES
 from tuners.plan import Unit
 from tuners.search.schema import Memory, MemoryMode, SearchMemory, SearchSettings, StageMemory
@@ -172,12 +173,18 @@ def search_memory(
     )
 
 
-def check_quick_memory(asked: Memory) -> None:
-    """Refuse a quick search of a streamed model.
+def check_memory(text: str, sensitivity: str) -> None:
+    """Refuse a wrong `--memory`, and one that the sensitivity cannot keep, before anything starts.
 
     Raises:
-        UsageError: that is what is asked for.
+        UsageError: no such memory, or a quick search of a streamed model.
     """
+    asked, _ = parse_memory(text)
+    if sensitivity == "quick":
+        _check_resident(asked)
+
+
+def _check_resident(asked: Memory) -> None:
     if asked == "streamed":
         raise UsageError(
             "a quick search holds the whole model: it rounds the weights that are in memory",
@@ -188,7 +195,7 @@ def check_quick_memory(asked: Memory) -> None:
 
 
 def _check_quick(asked: Memory, needs_bytes: int, limit_bytes: int) -> None:
-    check_quick_memory(asked)
+    _check_resident(asked)
     if asked == "auto" and needs_bytes > limit_bytes:
         raise EnvironmentProblem(
             "not enough memory for a quick search: it holds the whole model",

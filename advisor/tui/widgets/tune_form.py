@@ -238,15 +238,10 @@ class TuneForm(Container):
         return _number_problem(kl) or _refusal(lambda: check_goal(self._objective, _number(kl), None))
 
     def _memory_problem(self) -> str:
-        from tuners.budget import parse_memory
-        from tuners.search.memory import check_quick_memory
+        from tuners.search.memory import check_memory
 
-        def check() -> None:
-            how, _ = parse_memory(self._field("memory"))
-            if self.query_one("#sensitivity", Stepper).value == "quick":
-                check_quick_memory(how)
-
-        return _refusal(check)
+        sensitivity = str(self.query_one("#sensitivity", Stepper).value)
+        return _refusal(lambda: check_memory(self._field("memory"), sensitivity))
 
     @property
     def _objective(self) -> str:
