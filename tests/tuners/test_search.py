@@ -20,6 +20,7 @@ from tuners.child import run_child
 from tuners.events import Event
 from tuners.model.written import is_written
 from tuners.plan import PrecisionPlan, Unit, uniform
+from tuners.search import own_text
 from tuners.search.pace import Pace
 from tuners.search.schema import Goal, SearchResult, SearchSettings, SearchSpec
 from tuners.search.scoring import score
@@ -90,18 +91,27 @@ def test_search_finds_measures_and_reports(
 
 
 @pytest.mark.parametrize(
-    ("general", "changes", "written"),
+    ("general", "foreign_from", "changes", "written"),
     [
-        (True, {}, True),
-        (False, {}, False),
-        (True, {"written": False}, False),
-        (True, {"sensitivity": "quick", "trials": 0}, False),
-        (True, {"memory": "streamed"}, False),
+        (True, -100, {}, True),
+        (True, 100, {}, False),
+        (False, -100, {}, False),
+        (True, -100, {"written": False}, False),
+        (True, -100, {"sensitivity": "quick", "trials": 0}, False),
+        (True, -100, {"memory": "streamed"}, False),
     ],
 )
-def test_scores_and_choice_rest_on_half_written_text_where_it_stands_for_any(
-    tiny_model_dir: Path, tiny_units: list[Unit], tmp_path: Path, general: bool, changes: dict, written: bool
+def test_scores_and_choice_rest_on_half_written_text_where_general_text_is_foreign(
+    tiny_model_dir: Path,
+    tiny_units: list[Unit],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    general: bool,
+    foreign_from: float,
+    changes: dict,
+    written: bool,
 ) -> None:
+    monkeypatch.setattr(own_text, "FOREIGN_NATS", foreign_from)
     job = spec(tiny_model_dir, tiny_units, tmp_path)
     plain = Setup(job, lambda _e: None)
     task = job.task.model_copy(update={"general": general})

@@ -3,6 +3,7 @@ measures on."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.tuners.conftest import sentences
-from tuners.events import Message
+from tuners.events import Event, Message
 from tuners.model import written as writing
+from tuners.model.host import ModelHost
 from tuners.model.written import PREFIX, half_written, is_written, written
 from tuners.plan import PrecisionPlan, Unit
 from tuners.quantize import llmcompressor_backend as backend
 from tuners.quantize.schema import QuantizeSpec
+from tuners.search.own_text import OwnText
 
 
 def spec_of(model: Path, units: Sequence[Unit], samples: int) -> QuantizeSpec:
@@ -92,3 +95,22 @@ def test_the_model_goes_on_with_half_of_the_sequences_once(tiny_model_dir: Path,
     assert torch.equal(half_written(model, ids, tmp_path / "w.npy", seed=5), made)  # out of the file
     assert torch.equal(half_written(model, ids, tmp_path / "x.npy", seed=4), made)
     assert not torch.equal(half_written(model, ids, tmp_path / "y.npy", seed=5), made)
+
+
+def test_text_is_foreign_that_costs_more_than_the_model_s_own(host: ModelHost, tmp_path: Path) -> None:
+    def shuffled(text: str) -> str:
+        words = text.split()
+        random.Random(text).shuffle(words)
+        return " ".join(words)
+
+    known = sentences(60, 5)
+    for texts, foreign in ((known, False), ([shuffled(t) for t in known], True)):
+        ids, events = host.tokenise(texts, seq_len=32, max_sequences=16), []
+        own = OwnText(host, tmp_path, 0, 4, events.append)
+        assert own.is_foreign(ids) is foreign
+        (said,) = [e.text for e in events if isinstance(e, Message)]
+        assert ("not foreign" in said) is not foreign
+        assert any(e.kind == "progress" and e.total == 32 - PREFIX for e in events)
+        again: list[Event] = []
+        assert OwnText(host, tmp_path, 0, 4, again.append).is_foreign(ids) is foreign
+        assert again == []  # out of the file

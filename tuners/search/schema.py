@@ -25,7 +25,7 @@ class SearchSettings(Contract):
     Splits: `search` (A) calibrates, scores and drives the trials; `select` (B) chooses among finalists
     and draws the front; `evaluate` (C) is touched once, for the report. The quantizer calibrates on text of A
     that neither scores nor trials use, as long as there is enough of it. With `written`, half of A and B is
-    what the model itself writes when their texts stand for any (`TaskProfile.general`).
+    what the model itself writes when their texts stand for any (`TaskProfile.general`) and are foreign to it.
 
     `sensitivity` exact measures the KL of every cell; fast takes it from backward passes and measures a
     sample of cells to say how well they agree; auto is exact unless that would take longer than

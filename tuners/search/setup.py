@@ -12,12 +12,13 @@ from profiles.hardware.host import host_memory
 from profiles.models.headers import read_tensors
 from profiles.tasks.schema import SplitName
 from tuners.evaluate import Evaluator
-from tuners.events import Emit, Message, Ticker
+from tuners.events import Emit, Message
 from tuners.model import cache, versions, written
 from tuners.model.host import ModelHost
 from tuners.model.items import Sequences, task_sequences
 from tuners.model.variants import VariantStore
 from tuners.search.memory import memory_text, require, search_memory
+from tuners.search.own_text import OwnText
 from tuners.search.pace import Pace
 from tuners.search.schema import SearchMemory, SearchSpec
 from tuners.sensitivity.quick import RoundedStore
@@ -42,13 +43,14 @@ class Setup:
         self.cache = (spec.cache_dir or spec.run_dir / "cache") / self._key()
         cache.touch(self.cache)
         self.trim_cache(emit)
-        self.half_written = self._is_half_written()
         self.calibration, scored = self._search_texts(emit)
-        self.scored = self._measured_on("search", scored, emit)
+        self.own_text = OwnText(self.host, self.cache, self.settings.seed, self.settings.batch_size, emit)
+        self.half_written = self._may_write() and self.own_text.is_foreign(scored.ids)
+        self.scored = self._half_written("search", scored)
         self.store = self._store()
         self.search = self._evaluator("search", self.scored)
         chosen = self._sequences("select", self.settings.select_sequences, emit)
-        self.select = self._evaluator("select", self._measured_on("select", chosen, emit))
+        self.select = self._evaluator("select", self._half_written("select", chosen))
         self.evaluate = self._evaluator(
             "evaluate", self._sequences("evaluate", self.settings.evaluate_sequences, emit)
         )
@@ -82,30 +84,17 @@ class Setup:
         calibration, search = divide(plain, used.search_sequences)
         return calibration, Sequences(search)
 
-    def _is_half_written(self) -> bool:
-        """Whether the model goes on with half of the texts that scores, trials and the choice rest on: where
-        they stand for any text. A task's own are measured as they are; a quick plan has no time for it."""
+    def _may_write(self) -> bool:
+        """Whether the model may write beside the texts: where they stand for any, and it can. A task's own
+        are measured as they are; a quick plan has no time for it."""
         used = self.settings
         general = self.spec.task.general and used.written and not used.is_quick
         long_enough = used.seq_len > written.PREFIX
         return general and long_enough and not self.streamed and written.can_write(self.host.model)
 
-    def _measured_on(self, split: SplitName, found: Sequences, emit: Emit) -> Sequences:
-        """These sequences, half of them written by the model where that is so."""
-        if not self.half_written:
-            return found
-        seed, ids = self.settings.seed, found.ids
-        digest = hashlib.sha256(ids.numpy().tobytes()).hexdigest()[:12]
-        path = self.cache / f"written-{split}-{digest}-{seed}.npy"
-        if not path.exists():
-            text = f"the model goes on with half of the {split} texts: what it writes is what it will read"
-            emit(Message(stage="load", text=text))
-        ticker = Ticker(emit, "load", ids.shape[1] - written.PREFIX)
-        return Sequences(
-            written.half_written(
-                self.host.model, ids, path, seed=seed, tick=lambda done, _: ticker(done, "tokens written")
-            )
-        )
+    def _half_written(self, split: SplitName, found: Sequences) -> Sequences:
+        """These sequences, half of them the model's own where the texts are foreign to it."""
+        return Sequences(self.own_text.half(split, found.ids)) if self.half_written else found
 
     def _sequences(self, split: SplitName, count: int, emit: Emit) -> Sequences:
         """The task's own sequences; the loss counts its answer tokens where it has answers."""
