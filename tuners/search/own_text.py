@@ -3,7 +3,7 @@
 Bundled text stands for any, but a model of another language or kind is seldom asked for what is in it, and a
 plan placed by it alone loses more on what the model is used for. What it writes is of its own kind: a served
 model reads its prompt and then that. On a model of 8 million parameters, to which the text is foreign, plans
-lose up to 14 % less with half of the text written; on SmolLM2, to which it is not, up to 6 % more
+lose up to 14 % less with half of the text written; on SmolLM2, to which it is not, up to 5 % more
 (benchmarks/results/allocators.md). So the model is asked first.
 """
 
