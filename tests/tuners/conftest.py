@@ -35,6 +35,15 @@ def sentences(count: int, seed: int) -> list[str]:
     return out
 
 
+def shuffled(text: str) -> str:
+    """The same words in an order that the tiny model does not know."""
+    import random
+
+    words = text.split()
+    random.Random(text).shuffle(words)
+    return " ".join(words)
+
+
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four decoder blocks of width 128, a word-level tokenizer, 60 steps of training."""

@@ -14,7 +14,7 @@ from profiles.errors import EnvironmentProblem, InfeasibleError, Interrupted, Us
 from profiles.models import read_model
 from profiles.tasks.schema import TaskProfile, TextSplits
 from tests.latency.columns import column
-from tests.tuners.conftest import sentences
+from tests.tuners.conftest import sentences, shuffled
 from tuners.budget import parse_budget
 from tuners.child import run_child
 from tuners.events import Event
@@ -124,6 +124,20 @@ def test_scores_and_choice_rest_on_half_written_text_where_general_text_is_forei
         same = [torch.equal(a, b) for a, b in zip(ours, before, strict=True)]
         assert same == [not (written and is_written(place)) for place in range(len(before))]
     assert ("written" in setup.table_path.name) == written
+
+
+def test_a_search_on_foreign_text_says_what_it_rests_on(
+    tiny_model_dir: Path, tiny_units: list[Unit], tmp_path: Path
+) -> None:
+    job = spec(tiny_model_dir, tiny_units, tmp_path / "run", trials=4)
+    told = [shuffled(text) for text in job.task.splits.search]
+    splits = job.task.splits.model_copy(update={"search": tuple(told)})
+    task = job.task.model_copy(update={"general": True, "splits": splits})
+    result = search(job.model_copy(update={"task": task}))
+
+    (note,) = result.notes
+    assert note.endswith("foreign to it, so that half of the search and selection text is its own")
+    assert result.best.unit_bytes <= job.budget_bytes
 
 
 def test_same_seed_same_plan_also_after_an_interruption(

@@ -3,7 +3,6 @@ measures on."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.tuners.conftest import sentences
+from tests.tuners.conftest import sentences, shuffled
 from tuners.events import Event, Message
 from tuners.model import written as writing
 from tuners.model.host import ModelHost
@@ -98,19 +97,18 @@ def test_the_model_goes_on_with_half_of_the_sequences_once(tiny_model_dir: Path,
 
 
 def test_text_is_foreign_that_costs_more_than_the_model_s_own(host: ModelHost, tmp_path: Path) -> None:
-    def shuffled(text: str) -> str:
-        words = text.split()
-        random.Random(text).shuffle(words)
-        return " ".join(words)
-
     known = sentences(60, 5)
     for texts, foreign in ((known, False), ([shuffled(t) for t in known], True)):
         ids, events = host.tokenise(texts, seq_len=32, max_sequences=16), []
         own = OwnText(host, tmp_path, 0, 4, events.append)
-        assert own.is_foreign(ids) is foreign
+        found = own.excess(ids)
+        assert found is not None
+        assert found.is_foreign is foreign
+        assert found.low <= found.mean <= found.high
         (said,) = [e.text for e in events if isinstance(e, Message)]
+        assert said == found.words
         assert ("not foreign" in said) is not foreign
         assert any(e.kind == "progress" and e.total == 32 - PREFIX for e in events)
         again: list[Event] = []
-        assert OwnText(host, tmp_path, 0, 4, again.append).is_foreign(ids) is foreign
+        assert OwnText(host, tmp_path, 0, 4, again.append).excess(ids) == found
         assert again == []  # out of the file

@@ -45,6 +45,7 @@ def run(spec: SearchSpec, emit: Emit) -> SearchResult:
     second_order = (FISHER, GDY2, G2DY2)
     cheap = (*second_order, MSE)
     quick = (quick_note(spec.settings),) if spec.settings.is_quick else ()
+    written = (setup.excess.words,) if setup.excess is not None and setup.half_written else ()
     exact_cells = len(table.cells) if table.exact_cells is None else table.exact_cells
     result = SearchResult(
         best=best,
@@ -67,7 +68,7 @@ def run(spec: SearchSpec, emit: Emit) -> SearchResult:
         cells=len(table.cells),
         sensitivity_mode="quick" if quick else "exact" if exact_cells == len(table.cells) else "fast",
         peak_rss_bytes=peak_rss_bytes(),
-        notes=(*quick, *reporter.goal_notes(held_out[0])),
+        notes=(*quick, *written, *reporter.goal_notes(held_out[0])),
         goal=spec.goal,
         memory=setup.memory,
         kv=kv,

@@ -41,6 +41,19 @@ class Excess(Contract):
         """Whether the texts are foreign to the model."""
         return self.low > FOREIGN_NATS
 
+    @property
+    def words(self) -> str:
+        """In one line, with what follows from it."""
+        return (
+            f"the texts cost the model {self.mean:+.2f} nats a token more than what it writes itself "
+            f"({self.low:+.2f} to {self.high:+.2f}): "
+            + (
+                "foreign to it, so that half of the search and selection text is its own"
+                if self.is_foreign
+                else "not foreign to it"
+            )
+        )
+
 
 class OwnText:
     """Sequences of a split, half of them gone on with by the model; files in `folder` keep what was made."""
@@ -58,29 +71,20 @@ class OwnText:
 
         return half_written(self.host.model, ids, self._path(split, ids), seed=self.seed, tick=tick)
 
-    def is_foreign(self, ids: Tensor) -> bool:
-        """Whether the search texts `ids` are foreign to the model, asked once."""
+    def excess(self, ids: Tensor) -> Excess | None:
+        """What the search texts `ids` cost the model more than its own, asked once; None for too few."""
         path = self._path("search", ids).with_suffix(".json")
         if path.exists():
-            return Excess.model_validate_json(path.read_text()).is_foreign
+            return Excess.model_validate_json(path.read_text())
         rows = [i for i in range(len(ids)) if is_written(i)]
         if len(rows) < 2:
-            return False
+            return None
         theirs, own = self._cost(ids[rows]), self._cost(self.half("search", ids)[rows])
         mean, low, high = paired_difference(theirs, own, seed=self.seed)
         found = Excess(mean=mean, low=low, high=high)
         path.write_text(found.model_dump_json())
-        verdict = (
-            "foreign to it, so that half of the search and selection text is its own"
-            if found.is_foreign
-            else "not foreign to it"
-        )
-        text = (
-            f"the texts cost the model {mean:+.2f} nats a token more than what it writes itself "
-            f"({low:+.2f} to {high:+.2f}): {verdict}"
-        )
-        self.emit(Message(stage=STAGE, text=text))
-        return found.is_foreign
+        self.emit(Message(stage=STAGE, text=found.words))
+        return found
 
     def _path(self, split: str, ids: Tensor) -> Path:
         digest = hashlib.sha256(ids.numpy().tobytes()).hexdigest()[:12]

@@ -45,7 +45,7 @@ class Setup:
         self.trim_cache(emit)
         self.calibration, scored = self._search_texts(emit)
         self.own_text = OwnText(self.host, self.cache, self.settings.seed, self.settings.batch_size, emit)
-        self.half_written = self._may_write() and self.own_text.is_foreign(scored.ids)
+        self.excess = self.own_text.excess(scored.ids) if self._may_write() else None
         self.scored = self._half_written("search", scored)
         self.store = self._store()
         self.search = self._evaluator("search", self.scored)
@@ -154,6 +154,11 @@ class Setup:
         """What the plan is reported on. Without trials a quick plan has no rivals: the selection split chose
         nothing then, and one measurement serves for both."""
         return self.select if self.settings.is_quick and not self.settings.trials else self.evaluate
+
+    @property
+    def half_written(self) -> bool:
+        """Whether half of the search and selection text is the model's own."""
+        return self.excess is not None and self.excess.is_foreign
 
     @property
     def text_kind(self) -> str:
