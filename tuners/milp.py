@@ -6,6 +6,7 @@ The one place where the library runs, so that what it prints from C++ never reac
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import sys
 import threading
@@ -69,7 +70,8 @@ def pick(
 
 @contextlib.contextmanager
 def quiet_stdout() -> Iterator[None]:
-    """HiGHS prints a line of its own now and then: file descriptor 1 leads nowhere meanwhile."""
+    """HiGHS prints a line of its own now and then: file descriptor 1 leads nowhere meanwhile, and what the C
+    library holds back (it writes to a pipe in blocks, the last one at exit) goes there too."""
     with _DIVERSION:
         with contextlib.suppress(ValueError, OSError):
             sys.stdout.flush()
@@ -83,6 +85,13 @@ def quiet_stdout() -> Iterator[None]:
             os.dup2(nowhere, 1)
             yield
         finally:
+            _flush_c()
             os.dup2(kept, 1)
             os.close(kept)
             os.close(nowhere)
+
+
+def _flush_c() -> None:
+    """Write out what the C library has buffered; where it has another name nothing happens."""
+    with contextlib.suppress(OSError, TypeError, AttributeError):
+        ctypes.CDLL(None).fflush(None)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -145,3 +148,20 @@ def test_twenty_thousand_units_fill_the_budget_and_follow_the_price() -> None:
         for kind in ("W4A16_G64", "W8A8")
     }
     assert max(gains["W4A16_G64"]) <= min(gains["W8A8"]) * 1.05
+
+
+def test_what_c_code_prints_while_highs_runs_never_reaches_stdout() -> None:
+    program = (
+        "import ctypes\n"
+        "from tuners.milp import quiet_stdout\n"
+        "c = ctypes.CDLL(None)\n"
+        "with quiet_stdout():\n"
+        "    c.printf(b'HighsMipSolverData\\n')\n"
+        "print('data', flush=True)\n"
+        "c.printf(b'later\\n')\n"
+    )
+    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=buffered
+    )
+    assert done.stdout == "data\nlater\n"  # through a pipe the C library writes at exit
