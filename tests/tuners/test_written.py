@@ -112,3 +112,18 @@ def test_text_is_foreign_that_costs_more_than_the_model_s_own(host: ModelHost, t
         again: list[Event] = []
         assert OwnText(host, tmp_path, 0, 4, again.append).excess(ids) == found
         assert again == []  # out of the file
+
+
+def test_a_model_that_fails_to_write_leaves_the_text_as_it_is(
+    host: ModelHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_args: object, **_kwargs: object) -> None:
+        raise RuntimeError("probability tensor contains nan\nand more")
+
+    ids, events = host.tokenise(sentences(60, 5), seq_len=32, max_sequences=16), []
+    monkeypatch.setattr(host.model, "generate", fails)
+    assert OwnText(host, tmp_path, 0, 4, events.append).excess(ids) is None
+    (said,) = [e for e in events if isinstance(e, Message)]
+    assert said.level == "warning"
+    assert "probability tensor contains nan)" in said.text
+    assert not list(tmp_path.iterdir())  # asked again next time

@@ -18,8 +18,8 @@ PREFIX = 16
 """Tokens of a text that a written sequence begins with."""
 
 WRITER_PARAMETERS = 2_000_000_000
-"""The largest model that writes on a CPU: every token of a sequence is a pass over its weights. A choice, not
-a measurement: minutes at that size are an estimate."""
+"""The largest model that writes without a GPU: every token of a sequence is a pass over its weights. A choice,
+not a measurement: minutes at that size are an estimate."""
 
 Tick = Callable[[int, int], None]
 """Tokens done and their total, of one sequence of a batch."""
@@ -29,7 +29,7 @@ def can_write(model: Any) -> bool:
     """Whether the model generates, and fast enough where it is."""
     if not model.can_generate():
         return False
-    return bool(model.device.type != "cpu" or model.num_parameters() <= WRITER_PARAMETERS)
+    return bool(model.device.type == "cuda" or model.num_parameters() <= WRITER_PARAMETERS)
 
 
 @torch.no_grad()

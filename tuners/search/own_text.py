@@ -72,14 +72,22 @@ class OwnText:
         return half_written(self.host.model, ids, self._path(split, ids), seed=self.seed, tick=tick)
 
     def excess(self, ids: Tensor) -> Excess | None:
-        """What the search texts `ids` cost the model more than its own, asked once; None for too few."""
+        """What the search texts `ids` cost the model more than its own, asked once; None when there are too
+        few, or the model does not manage to write (a warning says why)."""
         path = self._path("search", ids).with_suffix(".json")
         if path.exists():
             return Excess.model_validate_json(path.read_text())
         rows = [i for i in range(len(ids)) if is_written(i)]
         if len(rows) < 2:
             return None
-        theirs, own = self._cost(ids[rows]), self._cost(self.half("search", ids)[rows])
+        try:
+            half = self.half("search", ids)
+        except Exception as exc:  # whatever a model's own code raises: the search does not need it
+            why = (str(exc).splitlines() or [""])[0]
+            text = f"the model writes no text ({type(exc).__name__}: {why}): the search rests on the task's"
+            self.emit(Message(stage=STAGE, level="warning", text=text))
+            return None
+        theirs, own = self._cost(ids[rows]), self._cost(half[rows])
         mean, low, high = paired_difference(theirs, own, seed=self.seed)
         found = Excess(mean=mean, low=low, high=high)
         path.write_text(found.model_dump_json())
