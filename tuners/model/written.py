@@ -18,8 +18,8 @@ PREFIX = 16
 """Tokens of a text that a written sequence begins with."""
 
 WRITER_PARAMETERS = 2_000_000_000
-"""The largest model that writes without a GPU: every token of a sequence is a pass over its weights. A choice,
-not a measurement: minutes at that size are an estimate."""
+"""The largest model that writes without a GPU: every token of a sequence is a pass over its weights. A
+choice, not a measurement: minutes at that size are an estimate."""
 
 Tick = Callable[[int, int], None]
 """Tokens done and their total, of one sequence of a batch."""
