@@ -1,9 +1,10 @@
 """Plans of the other tools, by their own code: AutoRound's AutoScheme and NVIDIA ModelOpt's `auto_quantize`.
 
 Each runs in a child process with the interpreter that has it, on the same model, the same calibration text
-(the search split of the product's generic task in samples of `--seq-len` tokens, half of them gone on with
-by the model as in the product's search), the same fused units and the same budgets in bytes. What it could
-not be told is in `NOTES`. The answer is kept; its processor seconds are those of the run that made it.
+(the search split of the product's generic task in samples of `--seq-len` tokens; where that is foreign to
+the model, half of them gone on with by it, as in the product's search), the same fused units and the same
+budgets in bytes. What it could not be told is in `NOTES`. The answer is kept; its processor seconds are
+those of the run that made it.
 """
 
 from __future__ import annotations

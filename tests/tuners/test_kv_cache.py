@@ -10,23 +10,12 @@ import torch
 from profiles.formats.kv_cache import kv_dtypes, kv_problem
 from profiles.hardware.schema import Device, DeviceKind
 from profiles.provenance import Figure
-from tests.tuners.conftest import sentences
 from tuners.evaluate import Evaluator
 from tuners.model.host import ModelHost
 from tuners.model.kv_cache import kv_spans, rounded_cache
 from tuners.model.variants import VariantStore
 from tuners.plan import PrecisionPlan, Unit
 from tuners.quantize.groups import kv_scheme
-
-
-@pytest.fixture(scope="module")
-def host(tiny_model_dir: Path, tiny_units: list[Unit]) -> ModelHost:
-    return ModelHost.load(tiny_model_dir, tiny_units)
-
-
-@pytest.fixture(scope="module")
-def ids(host: ModelHost) -> torch.Tensor:
-    return host.tokenise(sentences(30, 2), seq_len=32, max_sequences=8)
 
 
 def test_spans_are_the_largest_keys_and_values(host: ModelHost, ids: torch.Tensor) -> None:

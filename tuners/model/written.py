@@ -83,8 +83,8 @@ def is_written(place: int) -> bool:
 
 
 def half_written(model: Any, ids: Tensor, path: Path, *, seed: int, tick: Tick | None = None) -> Tensor:
-    """`ids` (sequences, tokens) with every second sequence gone on with by the model after its first `PREFIX`
-    tokens; made once, then read from `path`."""
+    """`ids` (sequences, tokens), half of the sequences (`is_written`) gone on with by the model after their
+    first `PREFIX` tokens; made once, then read from `path`."""
     places = [i for i in range(len(ids)) if is_written(i)]
     if not path.exists():
         devices = [model.device] if model.device.type == "cuda" else []

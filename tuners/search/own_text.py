@@ -90,7 +90,9 @@ class OwnText:
         theirs, own = self._cost(ids[rows]), self._cost(half[rows])
         mean, low, high = paired_difference(theirs, own, seed=self.seed)
         found = Excess(mean=mean, low=low, high=high)
-        path.write_text(found.model_dump_json())
+        partial = path.with_suffix(".partial.json")
+        partial.write_text(found.model_dump_json())
+        partial.replace(path)  # whole or not at all: a killed search is resumed
         self.emit(Message(stage=STAGE, text=found.words))
         return found
 
